@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: MIT-0 */
+/*
+ * gwlbtun.h - all that Python may call, and every struct it shares.
+ *
+ * Theory of operation
+ *
+ * One struct gw_handler stands for the process.  It owns the flow table, one receiver per U thread and the table of
+ * endpoints, one per ENI ID.  Each endpoint owns one frame ring per receiver and the state of its T threads: as many on
+ * gwi (which write the rings' frames to Linux and read what Linux sends there) as on gwo (which only read).
+ *
+ *     U thread i --ring[i]--> T thread (i mod tunnel_threads) of gwi --> Linux --> T threads of gwo and gwi --> GWLB
+ *
+ * Threads are made, named and pinned by Python.  A U thread calls gw_receiver_run() and a T thread gw_tunnel_run(); both
+ * stay in C until Python is needed, so the interpreter never sees a packet.  Everything else here is called from control
+ * threads.  gw_endpoint_*() calls that change the table of endpoints (new, publish, unpublish, free) must not run at the
+ * same time as each other: Python holds one lock around them.  All others may run at any time.
+ *
+ * File descriptors belong to Python, which opens and closes them; the shim only opens its eventfds and the connected
+ * sockets of transmit.c.  Addresses and ports in arguments are in network byte order, everything else in the host's.
+ * Functions that return int give 0 or a value of enum gw_status, or a negative errno.
+ */
+#ifndef GWLBTUN_H
+#define GWLBTUN_H
+
+#include <stdint.h>
+
+#define GW_EXPORT __attribute__((visibility("default")))
+
+struct gw_handler;
+struct gw_endpoint;
+
+/* The SHA-256, in hex, of the sources this object was built from: Python compares it, to tell a stale object. */
+GW_EXPORT const char *gw_build_id(void);
+
+/* ---- Counters ------------------------------------------------------------------------------------------------------
+ *
+ * Each U and T thread has an array of GW_COUNTERS 64-bit values that only it writes; anyone may read it at any time.
+ * Not every thread uses every counter.  A name that begins with drop_ is a reason for which a packet was lost; its text
+ * says the reason to a person.
+ *
+ *   packets_in, bytes_in   U: Geneve packets received, and their UDP payload.  T: inner packets read from Linux.
+ *   packets_out, bytes_out T of gwi: inner packets handed to Linux.
+ *   packets_sent, bytes_sent  T: inner packets returned to GWLB.
+ *   last_in_ns, last_out_ns, last_sent_ns   CLOCK_MONOTONIC when packets_in, packets_out, packets_sent last grew; 0: never.
+ *   entries                calls from Python into the run function (they must not grow with traffic).
+ *   batches                recvmmsg calls that returned packets; for T, rounds that moved any.
+ *   frames_out             writes to the TUN device: packets_out / frames_out packets were merged into one, on average.
+ *   sends                  messages given to sendmmsg.
+ *   socket_drops           U: datagrams that the kernel dropped for want of receive buffer (SO_RXQ_OVFL).
+ *   receive_errors, send_errors, tun_errors   system calls that failed and were gone on from.
+ */
+#define GW_COUNTER_LIST(X)                                                                                            \
+	X(packets_in, "")                                                                                             \
+	X(bytes_in, "")                                                                                               \
+	X(packets_out, "")                                                                                            \
+	X(bytes_out, "")                                                                                              \
+	X(packets_sent, "")                                                                                           \
+	X(bytes_sent, "")                                                                                             \
+	X(last_in_ns, "")                                                                                             \
+	X(last_out_ns, "")                                                                                            \
+	X(last_sent_ns, "")                                                                                           \
+	X(entries, "")                                                                                                \
+	X(batches, "")                                                                                                \
+	X(frames_out, "")                                                                                             \
+	X(sends, "")                                                                                                  \
+	X(socket_drops, "")                                                                                           \
+	X(receive_errors, "")                                                                                         \
+	X(send_errors, "")                                                                                            \
+	X(tun_errors, "")                                                                                             \
+	X(sockets_opened, "")                                                                                         \
+	X(drop_header_short, "the Geneve header is cut short")                                                        \
+	X(drop_version, "the Geneve version is not 0")                                                                \
+	X(drop_control, "the O bit is set: a control packet")                                                         \
+	X(drop_protocol, "the Geneve protocol type is neither IPv4 nor IPv6")                                         \
+	X(drop_options_length, "the Geneve options run past the end of the packet")                                   \
+	X(drop_option_overrun, "a Geneve option runs past the end of the options")                                    \
+	X(drop_option_size, "an option of the load balancer has the wrong size")                                      \
+	X(drop_critical_option, "an unknown Geneve option is marked critical")                                        \
+	X(drop_no_eni, "the option with the endpoint's ENI ID is missing")                                            \
+	X(drop_no_attachment, "the option with the attachment ID is missing")                                         \
+	X(drop_no_cookie, "the option with the flow cookie is missing")                                               \
+	X(drop_inner_truncated, "the inner packet is cut short")                                                      \
+	X(drop_inner_mismatch, "the inner packet is not what the protocol type says")                                 \
+	X(drop_datagram_truncated, "the datagram is larger than the receive buffer")                                  \
+	X(drop_endpoints_full, "there are as many endpoints as there may be")                                         \
+	X(drop_endpoint_refused, "its endpoint was refused")                                                          \
+	X(drop_flows_full, "no room for a new flow")                                                                  \
+	X(drop_ring_full, "the queue to the tunnel thread is full")                                                   \
+	X(drop_tun_write, "Linux did not take the packet (is the interface down?)")                                   \
+	X(drop_not_ip, "what Linux sent is not an IP packet")                                                         \
+	X(drop_no_flow, "what Linux sent belongs to no flow")                                                         \
+	X(drop_segmentation, "what Linux sent cannot be cut into segments")                                           \
+	X(drop_too_big, "the packet does not fit the way out")                                                        \
+	X(drop_send, "the packet could not be sent to the load balancer")
+
+enum gw_counter {
+#define GW_COUNTER_ENUM(name, text) GW_##name,
+	GW_COUNTER_LIST(GW_COUNTER_ENUM)
+#undef GW_COUNTER_ENUM
+	GW_COUNTERS
+};
+
+/* The name and the text of a counter; NULL from GW_COUNTERS on. */
+GW_EXPORT const char *gw_counter_name(unsigned counter);
+GW_EXPORT const char *gw_counter_text(unsigned counter);
+
+/* ---- The handler --------------------------------------------------------------------------------------------------*/
+
+enum gw_status {
+	GW_STOPPED = 1,     /* asked to stop, and done */
+	GW_UNKNOWN_ENI = 2, /* a packet for an ENI ID that has no endpoint waits: make one or refuse it, then run again */
+};
+
+/* What the fast path may use; Python probes what the kernel grants. */
+enum gw_offload {
+	GW_OFFLOAD_MERGE_TCP = 1, /* TUN takes TCP super-packets (TUN_F_TSO4, TUN_F_TSO6) */
+	GW_OFFLOAD_MERGE_UDP = 2, /* TUN takes UDP super-packets (TUN_F_USO4, TUN_F_USO6; Linux 6.2) */
+	GW_OFFLOAD_UDP_GSO = 4,   /* sockets send several datagrams in one (UDP_SEGMENT; Linux 4.18) */
+};
+
+/*
+ * Makes the handler.  raw_fd: a raw IPv4 socket (IPPROTO_RAW) to fall back on, or -1.  idle_s: seconds after which an
+ * idle flow is forgotten.  max_flows: bound of the flow table, of which only what is used takes memory.
+ * Returns NULL with errno set when there is no memory or an argument is 0.
+ */
+GW_EXPORT struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, unsigned max_endpoints,
+                                            unsigned max_flows, unsigned idle_s, unsigned offloads, int raw_fd);
+
+/* Frees it.  Every thread must have returned and every endpoint been freed. */
+GW_EXPORT void gw_handler_free(struct gw_handler *handler);
+
+/* Tells all receivers to stop.  One blocked in recvmmsg wakes when Python calls shutdown(SHUT_RD) on its socket; what the
+ * socket still holds is handled first. */
+GW_EXPORT void gw_handler_stop(struct gw_handler *handler);
+
+/* Forgets the flows that have been idle too long; to be called every second.  Returns how many. */
+GW_EXPORT uint64_t gw_handler_expire(struct gw_handler *handler);
+
+/* Bytes of address space and of flows in use, for health: entries in use and the bound. */
+GW_EXPORT uint64_t gw_handler_flow_entries(const struct gw_handler *handler);
+
+/* ---- Receivers: the U threads -------------------------------------------------------------------------------------*/
+
+GW_EXPORT const uint64_t *gw_receiver_counters(const struct gw_handler *handler, unsigned receiver);
+
+/*
+ * Receives on fd, a UDP socket with IP_PKTINFO (and UDP_GRO and SO_RXQ_OVFL where wanted), until Python is needed.
+ * fd must be the same one on every call for this receiver.  Returns GW_STOPPED; GW_UNKNOWN_ENI with *eni set, the packet
+ * being kept for the next call; or -errno when the socket is of no more use.
+ */
+GW_EXPORT int gw_receiver_run(struct gw_handler *handler, unsigned receiver, int fd, uint64_t *eni);
+
+/* After GW_UNKNOWN_ENI: the packet that waits is to be dropped, counted as drop_endpoint_refused. */
+GW_EXPORT void gw_receiver_refuse(struct gw_handler *handler, unsigned receiver);
+
+/* ---- Endpoints ----------------------------------------------------------------------------------------------------*/
+
+enum gw_side { GW_GWI = 0, GW_GWO = 1 };
+
+/* Makes and publishes the endpoint of an ENI ID that has none published: from now on its frames gather in its rings.
+ * NULL with errno: ENOSPC when there are max_endpoints (freed ones do not count), ENOMEM, EMFILE. */
+GW_EXPORT struct gw_endpoint *gw_endpoint_new(struct gw_handler *handler, uint64_t eni);
+
+/* Unpublish: on return no receiver uses the endpoint any more, and its ENI ID is unknown again.  Publish undoes it. */
+GW_EXPORT void gw_endpoint_publish(struct gw_endpoint *endpoint);
+GW_EXPORT void gw_endpoint_unpublish(struct gw_endpoint *endpoint);
+
+/* Tells its T threads to write what the rings hold, and stop. */
+GW_EXPORT void gw_endpoint_stop(struct gw_endpoint *endpoint);
+
+/* Forgets its flows and frees it.  It must be unpublished and its T threads must have returned. */
+GW_EXPORT void gw_endpoint_free(struct gw_endpoint *endpoint);
+
+/* CLOCK_MONOTONIC of its newest packet from GWLB or returned to it, or of its making. */
+GW_EXPORT uint64_t gw_endpoint_last_ns(const struct gw_endpoint *endpoint);
+
+/* Packets lost because one of its rings was full; bytes waiting in its rings now. */
+GW_EXPORT uint64_t gw_endpoint_ring_drops(const struct gw_endpoint *endpoint);
+GW_EXPORT uint64_t gw_endpoint_ring_bytes(const struct gw_endpoint *endpoint);
+
+/* Flows of one family (4 or 6) now, and how many timed out since the endpoint was made. */
+GW_EXPORT uint64_t gw_endpoint_flows(const struct gw_endpoint *endpoint, unsigned family);
+GW_EXPORT uint64_t gw_endpoint_flows_timed_out(const struct gw_endpoint *endpoint, unsigned family);
+
+/* ---- Tunnel threads -----------------------------------------------------------------------------------------------*/
+
+GW_EXPORT const uint64_t *gw_tunnel_counters(const struct gw_endpoint *endpoint, unsigned side, unsigned thread);
+
+/*
+ * Serves one queue of one interface: fd, a TUN queue with IFF_VNET_HDR (header of 10 bytes), made non-blocking by
+ * Python.  Returns GW_STOPPED after gw_endpoint_stop(), or -errno when the device is of no more use (EBADFD: it has
+ * been deleted).
+ */
+GW_EXPORT int gw_tunnel_run(struct gw_endpoint *endpoint, unsigned side, unsigned thread, int fd);
+
+/* ---- Trace: what the packet-level log sections are made of --------------------------------------------------------*/
+
+#define GW_TRACE_DATA 2048
+
+enum gw_trace_level {
+	GW_TRACE_OFF = 0,
+	GW_TRACE_HEADERS = 1, /* each record holds the first 512 bytes of its packet */
+	GW_TRACE_DUMP = 2,    /* each record holds the first GW_TRACE_DATA bytes */
+};
+
+enum gw_trace_event {
+	GW_TRACE_IN = 1,  /* from GWLB: data is the UDP payload, Geneve header first */
+	GW_TRACE_OUT = 2, /* from Linux: data is the inner packet */
+};
+
+struct gw_trace_record {
+	uint64_t time_ns;      /* CLOCK_REALTIME */
+	uint64_t eni;          /* 0 where it is not known */
+	uint32_t event;        /* enum gw_trace_event */
+	uint32_t counter;      /* the drop_ counter it was counted under; 0: it was passed on */
+	uint32_t thread_id;    /* gettid() of the thread it describes */
+	uint32_t gwlb_address; /* outer source of IN, outer destination of OUT; network byte order, 0: not known */
+	uint32_t own_address;  /* the other end */
+	uint16_t gwlb_port;    /* the outer source port that GWLB chose; host byte order */
+	uint16_t side;         /* OUT: enum gw_side */
+	uint32_t cookie;       /* of the flow it was matched to (OUT) */
+	uint32_t length;       /* of the whole packet */
+	uint32_t captured;     /* how much of it data holds */
+	uint32_t reserved;
+	uint8_t data[GW_TRACE_DATA];
+};
+
+GW_EXPORT unsigned gw_trace_record_size(void);
+
+/* Sets how much is traced from now on, for the whole process. */
+GW_EXPORT int gw_trace_set(struct gw_handler *handler, unsigned level);
+
+/* Takes the oldest record, if any: 1 or 0.  Only one thread may read. */
+GW_EXPORT int gw_trace_read(struct gw_handler *handler, struct gw_trace_record *record);
+
+/* Records lost so far because the reader had fallen behind. */
+GW_EXPORT uint64_t gw_trace_lost(const struct gw_handler *handler);
+
+#endif

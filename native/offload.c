@@ -1,0 +1,564 @@
+/* SPDX-License-Identifier: MIT-0 */
+/*
+ * offload.c - merge packets into super-packets, split super-packets, and checksums.
+ *
+ * Theory of operation: pure functions over the caller's memory; no state, no allocation, no system calls.  Nothing here
+ * may change what is seen on the wire, so merging and splitting are each defined by the kernel's segmentation of a
+ * super-packet (tcp_gso_segment(), __udp_gso_segment(), inet_gso_segment()): gw_split_segment() does the same, and
+ * gw_merge_join() takes only what it would restore.
+ *
+ *   - Segmentation repeats the first header, so that all that it does not vary must be equal: addresses, ports, TTL or
+ *     hop limit, TOS or traffic class, flow label, DF, IP and TCP options, ACK number, window.
+ *   - It cuts the payload in pieces of one size, of which the last may be shorter; TCP's sequence number grows with it.
+ *   - It sets PSH on the last segment only.  Other flags than ACK mean that something happens: never merged.
+ *   - It adds one to the IPv4 ID from segment to segment.  A run of equal IDs is merged all the same if DF is set: the
+ *     ID of such a datagram carries no meaning (RFC 6864, 4.1), and many hosts send all with 0.
+ *   - It computes the checksums anew, and would turn wrong ones into right ones: only packets with the very checksum
+ *     that it would compute are merged.  (In ones-complement 0xffff and 0 are equal; TCP and IPv4 come out as 0, UDP as
+ *     0xffff.  UDP without a checksum would get one.)
+ *
+ * All sums are taken over packets as they lie in memory, and a folded one is stored as it is: ones-complement sums come
+ * out right in either byte order (RFC 1071, 2(B)).
+ */
+#include "offload.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+#define PROTO_TCP 6
+#define PROTO_UDP 17
+
+#define IPV4_HEADER 20u
+#define IPV6_HEADER 40u
+#define TCP_HEADER 20u
+#define UDP_HEADER 8u
+
+#define IPV4_DF 0x4000u
+
+#define TCP_FIN 0x01u
+#define TCP_PSH 0x08u
+#define TCP_ACK 0x10u
+#define TCP_CWR 0x80u
+
+#define TCP_CSUM_OFFSET 16u
+#define UDP_CSUM_OFFSET 6u
+
+static uint16_t load16(const uint8_t *p)
+{
+	return (uint16_t)(p[0] << 8 | p[1]);
+}
+
+static uint32_t load32(const uint8_t *p)
+{
+	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+/* As it lies in memory: what sums are made of. */
+static uint16_t native16(const uint8_t *p)
+{
+	uint16_t value;
+
+	memcpy(&value, p, sizeof(value));
+	return value;
+}
+
+static void store16(uint8_t *p, uint32_t value)
+{
+	p[0] = (uint8_t)(value >> 8);
+	p[1] = (uint8_t)value;
+}
+
+static void store_native16(uint8_t *p, uint16_t value)
+{
+	memcpy(p, &value, sizeof(value));
+}
+
+static void store32(uint8_t *p, uint32_t value)
+{
+	store16(p, value >> 16);
+	store16(p + 2, value);
+}
+
+/* ---- Checksums ----------------------------------------------------------------------------------------------------*/
+
+/* Two 64-bit lanes: the width that every x86-64 and arm64 has. */
+typedef uint64_t lanes __attribute__((vector_size(16)));
+
+static lanes load_lanes(const uint8_t *p)
+{
+	lanes v;
+
+	memcpy(&v, p, sizeof(v));
+	return v;
+}
+
+static uint64_t load_word(const uint8_t *p)
+{
+	uint64_t word;
+
+	memcpy(&word, p, sizeof(word));
+	return word;
+}
+
+/* Up to 7 bytes, as if zeros followed. */
+static uint64_t sum_tail(const uint8_t *p, size_t len)
+{
+	uint64_t sum = 0;
+	uint32_t word;
+	uint8_t last[2] = { 0, 0 };
+
+	if (len & 4) {
+		memcpy(&word, p, sizeof(word));
+		sum = word;
+		p += 4;
+	}
+	if (len & 2) {
+		sum += native16(p);
+		p += 2;
+	}
+	if (len & 1) {
+		last[0] = *p;
+		sum += native16(last);
+	}
+	return sum;
+}
+
+static uint64_t add_carry(uint64_t a, uint64_t b)
+{
+	a += b;
+	return a + (a < b);
+}
+
+/* 32-bit words are added up in 64-bit lanes, which cannot overflow in less than 2^32 of them: there is no carry. */
+uint64_t gw_sum(const void *data, size_t len, uint64_t sum)
+{
+	const uint8_t *p = data;
+
+	if (len >= 64) {
+		const lanes low = { UINT32_MAX, UINT32_MAX };
+		lanes a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 };
+
+		for (; len >= 64; len -= 64, p += 64) {
+			lanes v0 = load_lanes(p), v1 = load_lanes(p + 16);
+			lanes v2 = load_lanes(p + 32), v3 = load_lanes(p + 48);
+
+			a += (v0 & low) + (v1 & low);
+			b += (v0 >> 32) + (v1 >> 32);
+			c += (v2 & low) + (v3 & low);
+			d += (v2 >> 32) + (v3 >> 32);
+		}
+		a += b + c + d;
+		sum = add_carry(sum, a[0] + a[1]);
+	}
+	for (; len >= 8; len -= 8, p += 8)
+		sum = add_carry(sum, load_word(p));
+	return add_carry(sum, sum_tail(p, len));
+}
+
+uint16_t gw_fold(uint64_t sum)
+{
+	sum = (sum & UINT32_MAX) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)sum;
+}
+
+static uint64_t address_sum(const uint8_t *packet)
+{
+	return packet[0] >> 4 == 4 ? gw_sum(packet + 12, 8, 0) : gw_sum(packet + 8, 32, 0);
+}
+
+uint64_t gw_pseudo_sum(const uint8_t *packet, uint8_t protocol, uint32_t l4_len)
+{
+	return add_carry(address_sum(packet), (uint64_t)htons(protocol) + htonl(l4_len));
+}
+
+static uint16_t checksum_of(uint64_t sum)
+{
+	return (uint16_t)~gw_fold(sum);
+}
+
+static unsigned csum_offset(uint8_t protocol)
+{
+	return protocol == PROTO_TCP ? TCP_CSUM_OFFSET : UDP_CSUM_OFFSET;
+}
+
+/* ---- Merge --------------------------------------------------------------------------------------------------------*/
+
+static bool inspect_ipv4(struct gw_segment *s)
+{
+	const uint8_t *ip = s->data;
+
+	if (s->len < IPV4_HEADER)
+		return false;
+	s->l4_offset = (uint16_t)((ip[0] & 15u) * 4);
+	s->protocol = ip[9];
+	return s->l4_offset >= IPV4_HEADER && s->l4_offset <= s->len && load16(ip + 2) == s->len &&
+	       (load16(ip + 6) & ~IPV4_DF) == 0;
+}
+
+static bool inspect_ipv6(struct gw_segment *s)
+{
+	if (s->len < IPV6_HEADER)
+		return false;
+	s->l4_offset = IPV6_HEADER;
+	s->protocol = s->data[6];
+	return load16(s->data + 4) == s->len - IPV6_HEADER;
+}
+
+static bool inspect_tcp(struct gw_segment *s)
+{
+	const uint8_t *tcp = s->data + s->l4_offset;
+	unsigned header_len;
+
+	if (s->len - s->l4_offset < TCP_HEADER)
+		return false;
+	header_len = (tcp[12] >> 4) * 4u;
+	s->payload_offset = (uint16_t)(s->l4_offset + header_len);
+	return header_len >= TCP_HEADER && (load16(tcp + 12) & 0x0fff & ~TCP_PSH) == TCP_ACK;
+}
+
+static bool inspect_udp(struct gw_segment *s)
+{
+	const uint8_t *udp = s->data + s->l4_offset;
+
+	if (s->len - s->l4_offset < UDP_HEADER)
+		return false;
+	s->payload_offset = (uint16_t)(s->l4_offset + UDP_HEADER);
+	return load16(udp + 4) == s->len - s->l4_offset && load16(udp + UDP_CSUM_OFFSET) != 0;
+}
+
+void gw_segment_inspect(struct gw_segment *segment, const uint8_t *packet, uint32_t len)
+{
+	*segment = (struct gw_segment){ .data = packet, .len = len };
+	if (len == 0 || len > GW_SUPER_PACKET_MAX)
+		return;
+	segment->ip_version = packet[0] >> 4;
+	if (segment->ip_version == 4 ? !inspect_ipv4(segment) : segment->ip_version != 6 || !inspect_ipv6(segment))
+		return;
+	if (segment->protocol == PROTO_TCP ? !inspect_tcp(segment) :
+	                                     segment->protocol != PROTO_UDP || !inspect_udp(segment))
+		return;
+	segment->mergeable = segment->payload_offset < len;
+}
+
+static uint32_t payload_of(const struct gw_segment *s)
+{
+	return s->len - s->payload_offset;
+}
+
+static bool has_psh(const struct gw_segment *s)
+{
+	return s->protocol == PROTO_TCP && s->data[s->l4_offset + 13] & TCP_PSH;
+}
+
+/* Right, and as segmentation would write them. */
+static bool checksums_right(const struct gw_segment *s)
+{
+	const uint8_t *l4 = s->data + s->l4_offset;
+	uint32_t l4_len = s->len - s->l4_offset;
+
+	if (s->ip_version == 4 &&
+	    (load16(s->data + 10) == 0xffff || gw_fold(gw_sum(s->data, s->l4_offset, 0)) != 0xffff))
+		return false;
+	if (s->protocol == PROTO_TCP && load16(l4 + TCP_CSUM_OFFSET) == 0xffff)
+		return false;
+	return gw_fold(gw_sum(l4, l4_len, gw_pseudo_sum(s->data, s->protocol, l4_len))) == 0xffff;
+}
+
+static bool verify(struct gw_segment *s)
+{
+	if (!s->verified)
+		s->verified = s->mergeable = checksums_right(s);
+	return s->verified;
+}
+
+void gw_merge_start(struct gw_merge *merge, struct gw_segment *segment)
+{
+	merge->segment[0] = segment;
+	merge->count = 1;
+	merge->length = segment->len;
+	merge->id_step = 0;
+	merge->ended = !segment->mergeable || has_psh(segment);
+}
+
+static bool same(const uint8_t *a, const uint8_t *b, size_t from, size_t to)
+{
+	return memcmp(a + from, b + from, to - from) == 0;
+}
+
+/* In every field that segmentation repeats.  TCP's flags were checked by inspect_tcp(). */
+static bool same_headers(const struct gw_segment *a, const struct gw_segment *b)
+{
+	const uint8_t *tcp_a = a->data + a->l4_offset, *tcp_b = b->data + b->l4_offset;
+
+	if (a->ip_version != b->ip_version || a->l4_offset != b->l4_offset || a->payload_offset != b->payload_offset)
+		return false;
+	if (a->ip_version == 4) {
+		if (!same(a->data, b->data, 0, 2) || !same(a->data, b->data, 6, 10) ||
+		    !same(a->data, b->data, 12, a->l4_offset))
+			return false;
+	} else if (!same(a->data, b->data, 0, 4) || !same(a->data, b->data, 6, IPV6_HEADER)) {
+		return false;
+	}
+	if (!same(tcp_a, tcp_b, 0, 4))
+		return false;
+	return a->protocol == PROTO_UDP ||
+	       (same(tcp_a, tcp_b, 8, 13) && same(tcp_a, tcp_b, 14, 16) &&
+	        same(tcp_a, tcp_b, 18, (size_t)(a->payload_offset - a->l4_offset)));
+}
+
+/* Finds the run's ID step with its second segment. */
+static bool id_follows(struct gw_merge *merge, const struct gw_segment *segment)
+{
+	const uint8_t *first = merge->segment[0]->data;
+	uint16_t distance = (uint16_t)(load16(segment->data + 4) - load16(first + 4));
+
+	if (segment->ip_version == 6)
+		return true;
+	if (merge->count == 1) {
+		merge->id_step = distance;
+		return distance == 1 || (distance == 0 && load16(first + 6) & IPV4_DF);
+	}
+	return distance == (uint16_t)(merge->id_step * merge->count);
+}
+
+static bool sequence_follows(const struct gw_merge *merge, const struct gw_segment *segment)
+{
+	const struct gw_segment *first = merge->segment[0];
+	uint32_t carried = merge->length - first->payload_offset;
+
+	return segment->protocol == PROTO_UDP ||
+	       load32(segment->data + segment->l4_offset + 4) == load32(first->data + first->l4_offset + 4) + carried;
+}
+
+bool gw_merge_join(struct gw_merge *merge, struct gw_segment *segment)
+{
+	struct gw_segment *first = merge->segment[0];
+
+	if (merge->ended || !segment->mergeable || merge->count == GW_MERGE_MAX || !same_headers(first, segment) ||
+	    payload_of(segment) > payload_of(first) || merge->length + payload_of(segment) > GW_SUPER_PACKET_MAX ||
+	    !sequence_follows(merge, segment) || !id_follows(merge, segment))
+		return false;
+	if (!verify(first)) {
+		merge->ended = true;
+		return false;
+	}
+	if (!verify(segment))
+		return false;
+	merge->segment[merge->count++] = segment;
+	merge->length += payload_of(segment);
+	merge->ended = payload_of(segment) < payload_of(first) || has_psh(segment);
+	return true;
+}
+
+void gw_merge_write(const struct gw_merge *merge, struct gw_vnet_header *vnet, uint8_t *out)
+{
+	const struct gw_segment *first = merge->segment[0], *last = merge->segment[merge->count - 1];
+	uint32_t l4_len = merge->length - first->l4_offset;
+	uint8_t *l4 = out + first->l4_offset, *end = out + first->len;
+
+	memset(vnet, 0, sizeof(*vnet));
+	memcpy(out, first->data, first->len);
+	if (merge->count == 1)
+		return;
+	for (unsigned i = 1; i < merge->count; i++) {
+		const struct gw_segment *segment = merge->segment[i];
+
+		memcpy(end, segment->data + segment->payload_offset, payload_of(segment));
+		end += payload_of(segment);
+	}
+	if (first->ip_version == 4) {
+		store16(out + 2, merge->length);
+		store16(out + 10, 0);
+		store_native16(out + 10, checksum_of(gw_sum(out, first->l4_offset, 0)));
+	} else {
+		store16(out + 4, l4_len);
+	}
+	if (first->protocol == PROTO_TCP) {
+		l4[13] = last->data[last->l4_offset + 13];
+		vnet->gso_type = first->ip_version == 4 ? GW_VNET_GSO_TCPV4 : GW_VNET_GSO_TCPV6;
+	} else {
+		store16(l4 + 4, l4_len);
+		vnet->gso_type = GW_VNET_GSO_UDP_L4;
+	}
+	vnet->flags = GW_VNET_NEEDS_CSUM;
+	vnet->hdr_len = first->payload_offset;
+	vnet->gso_size = (uint16_t)payload_of(first);
+	vnet->csum_start = first->l4_offset;
+	vnet->csum_offset = (uint16_t)csum_offset(first->protocol);
+	store_native16(l4 + vnet->csum_offset, gw_fold(gw_pseudo_sum(out, first->protocol, l4_len)));
+}
+
+/* ---- Split --------------------------------------------------------------------------------------------------------*/
+
+/* As skb_checksum_help(): whatever the protocol, 0 becomes 0xffff. */
+static bool complete_checksum(uint8_t *packet, size_t len, unsigned start, unsigned offset)
+{
+	uint16_t checksum;
+
+	if (start + offset + sizeof(checksum) > len)
+		return false;
+	checksum = checksum_of(gw_sum(packet + start, len - start, 0));
+	store_native16(packet + start + offset, checksum ? checksum : 0xffff);
+	return true;
+}
+
+static bool find_ipv4(struct gw_split *s)
+{
+	if (s->len < IPV4_HEADER || load16(s->packet + 2) != s->len)
+		return false;
+	s->l4_offset = (uint16_t)((s->packet[0] & 15u) * 4);
+	return s->l4_offset >= IPV4_HEADER && s->packet[9] == s->protocol;
+}
+
+/* Only csum_start tells where the extension headers end, if there are any. */
+static bool find_ipv6(struct gw_split *s, const struct gw_vnet_header *vnet)
+{
+	if (s->len < IPV6_HEADER || load16(s->packet + 4) != s->len - IPV6_HEADER)
+		return false;
+	s->l4_offset = vnet->flags & GW_VNET_NEEDS_CSUM ? vnet->csum_start : IPV6_HEADER;
+	return s->packet[6] == s->protocol ? s->l4_offset == IPV6_HEADER : s->l4_offset > IPV6_HEADER;
+}
+
+static bool find_headers(struct gw_split *s, const struct gw_vnet_header *vnet)
+{
+	unsigned header_len = UDP_HEADER;
+
+	s->ip_version = s->packet[0] >> 4;
+	switch (vnet->gso_type & ~GW_VNET_GSO_ECN) {
+	case GW_VNET_GSO_TCPV4:
+		s->protocol = PROTO_TCP;
+		if (s->ip_version != 4)
+			return false;
+		break;
+	case GW_VNET_GSO_TCPV6:
+		s->protocol = PROTO_TCP;
+		if (s->ip_version != 6)
+			return false;
+		break;
+	case GW_VNET_GSO_UDP_L4:
+		s->protocol = PROTO_UDP;
+		break;
+	default:
+		return false;
+	}
+	if (s->ip_version == 4 ? !find_ipv4(s) : s->ip_version != 6 || !find_ipv6(s, vnet))
+		return false;
+	if (s->protocol == PROTO_TCP) {
+		if (s->l4_offset + TCP_HEADER > s->len)
+			return false;
+		header_len = (s->packet[s->l4_offset + 12] >> 4) * 4u;
+		if (header_len < TCP_HEADER)
+			return false;
+	}
+	header_len += s->l4_offset;
+	s->header_len = (uint16_t)header_len;
+	return header_len < s->len && header_len <= GW_SPLIT_HEADER_MAX;
+}
+
+/* Takes the 16 bits at p out of the sum. */
+static uint64_t without(uint64_t sum, const uint8_t *p)
+{
+	return add_carry(sum, (uint16_t)~native16(p));
+}
+
+/*
+ * What is in the checksum field of a packet that needs one is the sum of its pseudo-header.  The addresses in that may
+ * be others than the header's (RFC 8200, 8.1: where a routing header leads to), so only its length is replaced.
+ */
+static void sum_common(struct gw_split *s, bool needs_csum)
+{
+	const uint8_t *l4 = s->packet + s->l4_offset, *checksum = l4 + csum_offset(s->protocol);
+	uint16_t l4_len = htons((uint16_t)(s->len - s->l4_offset));
+	uint64_t sum;
+
+	if (needs_csum)
+		sum = (uint64_t)native16(checksum) + (uint16_t)~l4_len;
+	else
+		sum = gw_pseudo_sum(s->packet, s->protocol, 0);
+
+	sum = without(gw_sum(l4, (size_t)(s->header_len - s->l4_offset), sum), checksum);
+	if (s->protocol == PROTO_TCP) {
+		sum = without(without(sum, l4 + 4), l4 + 6);
+		sum = without(sum, l4 + 12);
+	} else {
+		sum = without(sum, l4 + 4);
+	}
+	s->l4_sum = gw_fold(sum);
+	if (s->ip_version == 4) {
+		sum = gw_sum(s->packet, s->l4_offset, 0);
+		s->ip_sum = gw_fold(without(without(without(sum, s->packet + 2), s->packet + 4), s->packet + 10));
+	}
+}
+
+int gw_split_begin(struct gw_split *split, const struct gw_vnet_header *vnet, uint8_t *packet, size_t len)
+{
+	bool needs_csum = vnet->flags & GW_VNET_NEEDS_CSUM;
+
+	*split = (struct gw_split){ .packet = packet, .len = (uint32_t)len, .count = 1 };
+	if (len == 0 || len > IPV6_HEADER + UINT16_MAX)
+		return -1;
+	if (vnet->gso_type == GW_VNET_GSO_NONE)
+		return !needs_csum || complete_checksum(packet, len, vnet->csum_start, vnet->csum_offset) ? 1 : -1;
+	if (!find_headers(split, vnet) || vnet->gso_size == 0)
+		return -1;
+	if (needs_csum && (vnet->csum_start != split->l4_offset || vnet->csum_offset != csum_offset(split->protocol)))
+		return -1;
+	split->gso_size = vnet->gso_size;
+	split->count = (split->len - split->header_len + split->gso_size - 1u) / split->gso_size;
+	sum_common(split, needs_csum);
+	return (int)split->count;
+}
+
+static uint64_t split_tcp(const struct gw_split *s, unsigned i, uint8_t *tcp)
+{
+	unsigned flags = tcp[13];
+
+	if (i > 0)
+		flags &= ~TCP_CWR;
+	if (i < s->count - 1)
+		flags &= ~(TCP_FIN | TCP_PSH);
+	tcp[13] = (uint8_t)flags;
+	store32(tcp + 4, load32(tcp + 4) + i * s->gso_size);
+	return (uint64_t)native16(tcp + 4) + native16(tcp + 6) + native16(tcp + 12);
+}
+
+static uint64_t split_udp(uint8_t *udp, uint32_t l4_len)
+{
+	store16(udp + 4, l4_len);
+	return native16(udp + 4);
+}
+
+void gw_split_segment(const struct gw_split *split, unsigned i, uint8_t *header, const uint8_t **payload,
+                      uint32_t *payload_len)
+{
+	const uint8_t *start = split->packet + split->header_len + i * split->gso_size;
+	uint32_t left = (uint32_t)(split->packet + split->len - start);
+	uint32_t size = split->count > 1 && left > split->gso_size ? split->gso_size : left;
+	uint32_t l4_len = split->header_len - split->l4_offset + size;
+	uint8_t *l4 = header + split->l4_offset;
+	uint16_t checksum;
+	uint64_t sum;
+
+	*payload = start;
+	*payload_len = size;
+	if (split->header_len == 0)
+		return;
+	memcpy(header, split->packet, split->header_len);
+	if (split->ip_version == 4) {
+		store16(header + 2, split->l4_offset + l4_len);
+		store16(header + 4, load16(header + 4) + i);
+		sum = (uint64_t)split->ip_sum + native16(header + 2) + native16(header + 4);
+		store_native16(header + 10, checksum_of(sum));
+	} else {
+		store16(header + 4, split->l4_offset - IPV6_HEADER + l4_len);
+	}
+	sum = (uint64_t)split->l4_sum + htons((uint16_t)l4_len);
+	sum += split->protocol == PROTO_TCP ? split_tcp(split, i, l4) : split_udp(l4, l4_len);
+	checksum = checksum_of(gw_sum(start, size, sum));
+	if (checksum == 0 && split->protocol == PROTO_UDP)
+		checksum = 0xffff;
+	store_native16(l4 + csum_offset(split->protocol), checksum);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT-0 */
+/*
+ * packet.h - inner packets: their bounds, and the keys by which they are matched to a flow.
+ */
+#ifndef GW_PACKET_H
+#define GW_PACKET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "flow.h"
+
+struct gw_packet {
+	const uint8_t *data;
+	uint32_t len;           /* what IP says, which may be less than was there */
+	uint8_t family;         /* 4 or 6 */
+	uint8_t protocol;       /* after IPv6 extension headers */
+	bool fragment;          /* part of a datagram */
+	bool later_fragment;    /* part of it, but not the first: no ports */
+	uint16_t l4_offset;     /* of the transport header, bytes */
+	uint32_t fragment_id;   /* host byte order */
+};
+
+/* A packet has at most three keys.  own: by which it is learned and looked up first.  fragment: of its datagram (only
+ * if packet.fragment; for a later fragment it is also own).  quoted: of the flow that an ICMP error is about. */
+struct gw_packet_keys {
+	struct gw_flow_key own;
+	struct gw_flow_key fragment;
+	struct gw_flow_key quoted;
+	bool has_fragment;
+	bool has_quoted;
+	bool reversed; /* own is a flow's, and the packet goes from its second address to its first */
+};
+
+/* Checks the bounds of the IP packet of the given family in data.  Returns 0 with *packet filled, or a drop_ counter. */
+unsigned gw_packet_parse(const uint8_t *data, size_t available, unsigned family, struct gw_packet *packet);
+
+/* The keys of a parsed packet, for the endpoint in slot. */
+void gw_packet_keys(const struct gw_packet *packet, unsigned slot, struct gw_packet_keys *keys);
+
+#endif

@@ -1,0 +1,566 @@
+/* SPDX-License-Identifier: MIT-0 */
+/*
+ * recvmmsg.c - the receivers: from the UDP socket to the frame rings.
+ *
+ * Theory of operation
+ *
+ * A U thread owns its struct gw_receiver, its socket and the producer's end of one ring in each endpoint.  It blocks in
+ * recvmmsg for the first datagram and takes those that are there with it.  A datagram may be many (UDP_GRO): Geneve packets of one
+ * outer flow, all of one size but the last.
+ *
+ * Each packet is checked for itself and becomes a struct frame.  Frames are worked off FRAMES at a time, in passes, so
+ * that what one packet needs from memory is on its way while others are worked on: hash and ask for the bucket, ask for
+ * the entry, learn the flow, and then hand over.  Handing over groups the frames by flow, in order, through a small hash
+ * table (linear in the number of frames), merges the runs of each group into super-packets (offload.c) and copies them
+ * to the ring.  What was written to rings is published at the end, and sleeping T threads are rung.
+ *
+ * An ENI ID without an endpoint ends the work at hand and returns to Python; the packet that showed it stays the next
+ * one to be looked at, with the rest of its batch behind it.
+ *
+ * `batch` is odd while the thread may hold endpoints that it found (handler.h).
+ */
+#include <errno.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include "handler.h"
+#include "offload.h"
+#include "packet.h"
+
+#ifndef UDP_GRO
+#define UDP_GRO 104 /* Linux 5.0 */
+#endif
+#ifndef SO_RXQ_OVFL
+#define SO_RXQ_OVFL 40
+#endif
+
+#define BATCH 64u /* datagrams taken with one recvmmsg */
+#define FRAMES 256u
+#define GROUPS 512u /* a power of two */
+#define DATAGRAM_ROOM 65536u
+#define TOUCHED (2 * FRAMES) /* endpoints whose rings a batch may fill before they are published */
+
+/* Once an endpoint was refused, for want of something that will not come back at once, further unknown ENI IDs are
+ * refused here for so long: a flood of them must not keep the receiver in Python. */
+#define REFUSE_NS 100000000u
+
+/* How long a receiver that was told to stop goes on with what keeps coming in. */
+#define DRAIN_NS 200000000u
+
+#define NONE UINT16_MAX
+
+struct frame {
+	struct gw_endpoint *endpoint;
+	const uint8_t *geneve;
+	struct gw_packet packet;
+	struct gw_packet_keys keys;
+	uint16_t geneve_len;
+	uint16_t message;
+	uint16_t next; /* of its group */
+	bool dropped;
+};
+
+struct message {
+	uint32_t own_address;
+	uint32_t size; /* of each packet in it but the last */
+};
+
+struct gw_receiver {
+	struct gw_counters counters;
+	_Alignas(64) _Atomic uint32_t batch;
+	struct gw_handler *handler;
+	unsigned index;
+	int fd;
+	/* The packet to be looked at next. */
+	unsigned messages;
+	unsigned at_message;
+	uint32_t at_byte;
+	bool refused;
+	uint64_t refusing_until_ns;
+	uint64_t stop_ns; /* when it was seen that the handler stops */
+	uint32_t kernel_drops;
+	unsigned frames;
+	unsigned touched;
+	struct frame frame[FRAMES];
+	struct gw_endpoint *touched_endpoint[TOUCHED]; /* whose rings were filled, each once */
+	unsigned touched_frames[TOUCHED];
+	struct gw_segment segment[FRAMES];
+	uint16_t group_head[GROUPS];
+	uint16_t group_tail[FRAMES]; /* by the first frame of the group */
+	struct message message[BATCH];
+	struct mmsghdr header[BATCH];
+	struct iovec iov[BATCH];
+	struct sockaddr_in from[BATCH];
+	union {
+		struct cmsghdr align;
+		uint8_t bytes[CMSG_SPACE(sizeof(struct in_pktinfo)) + CMSG_SPACE(sizeof(int)) +
+			      CMSG_SPACE(sizeof(uint32_t))];
+	} control[BATCH];
+	uint8_t data[BATCH][DATAGRAM_ROOM];
+};
+
+struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
+{
+	/* Mapped: a buffer takes the memory that the largest datagram in it took. */
+	struct gw_receiver *receiver = mmap(NULL, sizeof(*receiver), PROT_READ | PROT_WRITE,
+	                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (receiver == MAP_FAILED)
+		return NULL;
+	receiver->handler = handler;
+	receiver->index = index;
+	receiver->fd = -1;
+	for (unsigned i = 0; i < BATCH; i++) {
+		struct msghdr *header = &receiver->header[i].msg_hdr;
+
+		receiver->iov[i] = (struct iovec){ receiver->data[i], DATAGRAM_ROOM };
+		header->msg_iov = &receiver->iov[i];
+		header->msg_iovlen = 1;
+		header->msg_name = &receiver->from[i];
+		header->msg_control = &receiver->control[i];
+	}
+	return receiver;
+}
+
+void gw_receiver_free(struct gw_receiver *receiver)
+{
+	munmap(receiver, sizeof(*receiver));
+}
+
+const struct gw_counters *gw_receiver_count(const struct gw_receiver *receiver)
+{
+	return &receiver->counters;
+}
+
+void gw_receiver_quiesce(const struct gw_receiver *receiver)
+{
+	uint32_t seen = atomic_load(&receiver->batch);
+
+	/* A batch is some hundred packets long. */
+	if (seen & 1)
+		while (atomic_load(&receiver->batch) == seen)
+			usleep(100);
+}
+
+void gw_receiver_refuse(struct gw_handler *handler, unsigned receiver)
+{
+	handler->receiver[receiver]->refused = true;
+	handler->receiver[receiver]->refusing_until_ns = gw_now_ns() + REFUSE_NS;
+}
+
+
+static void trace(const struct gw_receiver *receiver, unsigned message, const uint8_t *data, uint32_t len,
+                  uint64_t eni, unsigned reason)
+{
+	const struct sockaddr_in *from = &receiver->from[message];
+	struct gw_trace_record record = { .eni = eni,
+		                          .event = GW_TRACE_IN,
+		                          .counter = reason,
+		                          .gwlb_address = from->sin_addr.s_addr,
+		                          .gwlb_port = ntohs(from->sin_port),
+		                          .own_address = receiver->message[message].own_address,
+		                          .length = len };
+
+	gw_trace_write(&receiver->handler->trace, &record, data);
+}
+
+/* ---- Handing over: from frames to rings ---------------------------------------------------------------------------*/
+
+static void touch(struct gw_receiver *receiver, struct gw_endpoint *endpoint)
+{
+	struct gw_ring *ring = &endpoint->ring[receiver->index];
+
+	/* What a ring says is checked against the list that it points into, so that it need not be reset. */
+	if (ring->touched >= receiver->touched || receiver->touched_endpoint[ring->touched] != endpoint) {
+		ring->touched = receiver->touched++;
+		receiver->touched_endpoint[ring->touched] = endpoint;
+		receiver->touched_frames[ring->touched] = 0;
+	}
+	receiver->touched_frames[ring->touched]++;
+}
+
+static void drop_run(struct gw_receiver *receiver, struct gw_ring *ring, const struct gw_merge *merge)
+{
+	gw_count(&receiver->counters, GW_drop_ring_full, merge->count);
+	atomic_fetch_add_explicit(&ring->drops, merge->count, memory_order_relaxed);
+	if (!gw_tracing(&receiver->handler->trace))
+		return;
+	for (unsigned i = 0; i < merge->count; i++) {
+		const struct frame *frame = &receiver->frame[merge->segment[i] - receiver->segment];
+
+		trace(receiver, frame->message, frame->geneve, frame->geneve_len + frame->packet.len,
+		      frame->endpoint->eni, GW_drop_ring_full);
+	}
+}
+
+static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoint, const struct gw_merge *merge)
+{
+	struct gw_ring *ring = &endpoint->ring[receiver->index];
+	size_t len = sizeof(struct gw_vnet_header) + gw_merge_length(merge);
+	struct gw_frame *frame = gw_ring_reserve(ring, len);
+	struct gw_vnet_header vnet;
+	uint8_t *out;
+
+	if (!frame) {
+		drop_run(receiver, ring, merge);
+		return;
+	}
+	out = (uint8_t *)(frame + 1);
+	gw_merge_write(merge, &vnet, out + sizeof(vnet));
+	memcpy(out, &vnet, sizeof(vnet));
+	frame->packets = merge->count;
+	frame->bytes = 0;
+	for (unsigned i = 0; i < merge->count; i++)
+		frame->bytes += merge->segment[i]->len;
+	gw_ring_commit(ring, frame, len);
+	touch(receiver, endpoint);
+}
+
+/* What tells the groups apart: a flow in one direction, in one endpoint (the key holds its slot). */
+static bool same_group(const struct frame *a, const struct frame *b)
+{
+	return a->keys.own.hash == b->keys.own.hash && a->keys.reversed == b->keys.reversed &&
+	       memcmp(a->keys.own.word, b->keys.own.word, sizeof(a->keys.own.word)) == 0;
+}
+
+/* Chains each frame to the group of the frames of its flow before it.  The first frames of groups are left in order. */
+static void group_frames(struct gw_receiver *receiver)
+{
+	memset(receiver->group_head, 0xff, sizeof(receiver->group_head));
+	for (unsigned i = 0; i < receiver->frames; i++) {
+		struct frame *frame = &receiver->frame[i];
+		uint64_t at = frame->keys.own.hash + frame->keys.reversed;
+		uint16_t first;
+
+		if (frame->dropped)
+			continue;
+		frame->next = NONE;
+		/* Less than half full, so that probing is short; the hash is keyed. */
+		while ((first = receiver->group_head[at % GROUPS]) != NONE &&
+		       !same_group(&receiver->frame[first], frame))
+			at++;
+		if (first == NONE) {
+			receiver->group_head[at % GROUPS] = (uint16_t)i;
+			receiver->group_tail[i] = (uint16_t)i;
+		} else {
+			receiver->frame[receiver->group_tail[first]].next = (uint16_t)i;
+			receiver->group_tail[first] = (uint16_t)i;
+			frame->dropped = true; /* done with its group */
+		}
+	}
+}
+
+static void merge_group(struct gw_receiver *receiver, unsigned first)
+{
+	struct gw_endpoint *endpoint = receiver->frame[first].endpoint;
+	struct gw_merge merge;
+	unsigned i = first;
+
+	gw_merge_start(&merge, &receiver->segment[i]);
+	while ((i = receiver->frame[i].next) != NONE) {
+		if (!gw_merge_join(&merge, &receiver->segment[i])) {
+			write_frame(receiver, endpoint, &merge);
+			gw_merge_start(&merge, &receiver->segment[i]);
+		}
+	}
+	write_frame(receiver, endpoint, &merge);
+}
+
+static void inspect(struct gw_receiver *receiver, unsigned i)
+{
+	const struct gw_packet *packet = &receiver->frame[i].packet;
+	struct gw_segment *segment = &receiver->segment[i];
+	unsigned offload = packet->protocol == IPPROTO_TCP ? GW_OFFLOAD_MERGE_TCP : GW_OFFLOAD_MERGE_UDP;
+
+	if (receiver->frames > 1 && receiver->handler->offloads & offload)
+		gw_segment_inspect(segment, packet->data, packet->len);
+	else
+		*segment = (struct gw_segment){ .data = packet->data, .len = packet->len };
+}
+
+static void hand_over(struct gw_receiver *receiver)
+{
+	const unsigned merging = GW_OFFLOAD_MERGE_TCP | GW_OFFLOAD_MERGE_UDP;
+
+	for (unsigned i = 0; i < receiver->frames; i++) {
+		receiver->frame[i].next = NONE;
+		if (!receiver->frame[i].dropped)
+			inspect(receiver, i);
+	}
+	if (receiver->frames > 1 && receiver->handler->offloads & merging)
+		group_frames(receiver);
+	for (unsigned i = 0; i < receiver->frames; i++)
+		if (!receiver->frame[i].dropped)
+			merge_group(receiver, i);
+}
+
+static void publish(struct gw_receiver *receiver, uint64_t now)
+{
+	for (unsigned i = 0; i < receiver->touched; i++) {
+		struct gw_endpoint *endpoint = receiver->touched_endpoint[i];
+
+		gw_ring_publish(&endpoint->ring[receiver->index], now);
+		gw_endpoint_wake(endpoint, receiver->index, receiver->touched_frames[i]);
+	}
+	receiver->touched = 0;
+}
+
+/* ---- Learning -----------------------------------------------------------------------------------------------------*/
+
+static void set_path(const struct gw_receiver *receiver, const struct frame *frame, struct gw_flow_path *path)
+{
+	const struct sockaddr_in *from = &receiver->from[frame->message];
+
+	path->gwlb_address = from->sin_addr.s_addr;
+	path->gwlb_port = ntohs(from->sin_port);
+	path->own_address = receiver->message[frame->message].own_address;
+	path->header_len = frame->geneve_len;
+	path->header[(frame->geneve_len - 1) / 8] = 0;
+	memcpy(path->header, frame->geneve, frame->geneve_len);
+}
+
+static void learn(struct gw_receiver *receiver, struct frame *frame, uint32_t now)
+{
+	struct gw_flows *flows = receiver->handler->flows;
+	struct gw_flow_path path;
+	unsigned reason;
+
+	set_path(receiver, frame, &path);
+	reason = gw_flows_learn(flows, &frame->keys.own, &path, now);
+	if (!reason && frame->keys.has_fragment && !frame->packet.later_fragment)
+		reason = gw_flows_learn(flows, &frame->keys.fragment, &path, now);
+	if (reason) {
+		gw_count(&receiver->counters, reason, 1);
+		frame->dropped = true;
+		if (gw_tracing(&receiver->handler->trace))
+			trace(receiver, frame->message, frame->geneve, frame->geneve_len + frame->packet.len,
+			      frame->endpoint->eni, reason);
+	}
+}
+
+/* Works off the frames at hand. */
+static void work_off(struct gw_receiver *receiver)
+{
+	const struct gw_flows *flows = receiver->handler->flows;
+	uint32_t now = gw_flows_now();
+
+	for (unsigned i = 0; i < receiver->frames; i++) {
+		struct gw_packet_keys *keys = &receiver->frame[i].keys;
+
+		gw_flow_hash(flows, &keys->own);
+		gw_flows_prefetch_bucket(flows, &keys->own);
+		if (keys->has_fragment)
+			gw_flow_hash(flows, &keys->fragment);
+	}
+	for (unsigned i = 0; i < receiver->frames; i++)
+		gw_flows_prefetch_entry(flows, &receiver->frame[i].keys.own);
+	for (unsigned i = 0; i < receiver->frames; i++)
+		learn(receiver, &receiver->frame[i], now);
+	hand_over(receiver);
+	receiver->frames = 0;
+}
+
+/* ---- Receiving ----------------------------------------------------------------------------------------------------*/
+
+/* True but for a packet of an unknown ENI ID, which *eni then is. */
+static bool take_packet(struct gw_receiver *receiver, const uint8_t *data, uint32_t len, uint64_t *eni)
+{
+	const struct gw_handler *handler = receiver->handler;
+	struct frame *frame = &receiver->frame[receiver->frames];
+	struct gw_geneve geneve = { .eni = 0 };
+	unsigned reason = gw_geneve_parse(data, len, &geneve);
+
+	if (!reason)
+		reason = gw_packet_parse(data + geneve.header_len, len - geneve.header_len, geneve.family,
+		                         &frame->packet);
+	if (!reason) {
+		frame->endpoint = gw_endpoint_find(handler, geneve.eni);
+		if (!frame->endpoint && (receiver->refused || gw_now_ns() < receiver->refusing_until_ns))
+			reason = GW_drop_endpoint_refused;
+		else if (!frame->endpoint && atomic_load(&handler->endpoints) >= handler->max_endpoints)
+			reason = GW_drop_endpoints_full;
+		else if (!frame->endpoint) {
+			*eni = geneve.eni;
+			return false;
+		}
+	}
+	receiver->refused = false;
+	gw_count(&receiver->counters, GW_packets_in, 1);
+	gw_count(&receiver->counters, GW_bytes_in, len);
+	if (gw_tracing(&handler->trace))
+		trace(receiver, receiver->at_message, data, len, geneve.eni, reason);
+	if (reason) {
+		gw_count(&receiver->counters, reason, 1);
+		return true;
+	}
+	frame->geneve = data;
+	frame->geneve_len = geneve.header_len;
+	frame->message = (uint16_t)receiver->at_message;
+	frame->dropped = false;
+	gw_packet_keys(&frame->packet, frame->endpoint->slot, &frame->keys);
+	receiver->frames++;
+	return true;
+}
+
+static void read_control(struct gw_receiver *receiver, unsigned i)
+{
+	struct msghdr *header = &receiver->header[i].msg_hdr;
+	struct message *message = &receiver->message[i];
+
+	message->own_address = 0;
+	message->size = receiver->header[i].msg_len;
+	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(header); cmsg; cmsg = CMSG_NXTHDR(header, cmsg)) {
+		if (cmsg->cmsg_level == IPPROTO_IP && cmsg->cmsg_type == IP_PKTINFO) {
+			struct in_pktinfo info;
+
+			memcpy(&info, CMSG_DATA(cmsg), sizeof(info));
+			message->own_address = info.ipi_spec_dst.s_addr;
+		} else if (cmsg->cmsg_level == IPPROTO_UDP && cmsg->cmsg_type == UDP_GRO) {
+			int size;
+
+			memcpy(&size, CMSG_DATA(cmsg), sizeof(size));
+			if (size > 0)
+				message->size = (uint32_t)size;
+		} else if (cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SO_RXQ_OVFL) {
+			uint32_t drops;
+
+			memcpy(&drops, CMSG_DATA(cmsg), sizeof(drops));
+			gw_count(&receiver->counters, GW_socket_drops, drops - receiver->kernel_drops);
+			receiver->kernel_drops = drops;
+		}
+	}
+}
+
+/* Takes the datagrams that are there, blocking for the first.  Their number; 0 to try again; -errno. */
+static int receive(struct gw_receiver *receiver, int flags)
+{
+	int received;
+
+	for (unsigned i = 0; i < BATCH; i++) {
+		receiver->header[i].msg_hdr.msg_namelen = sizeof(receiver->from[i]);
+		receiver->header[i].msg_hdr.msg_controllen = sizeof(receiver->control[i]);
+	}
+	received = recvmmsg(receiver->fd, receiver->header, BATCH, flags, NULL);
+	if (received >= 0)
+		return received;
+	switch (errno) {
+	case EBADF:
+	case ENOTSOCK:
+	case EFAULT:
+	case EINVAL:
+		return -errno;
+	case EINTR:
+		return 0;
+	case EAGAIN:
+		return flags & MSG_DONTWAIT ? -EAGAIN : 0;
+	default:
+		/* Out of memory, say: not for ever, and no reason to spin. */
+		gw_count(&receiver->counters, GW_receive_errors, 1);
+		usleep(1000);
+		return 0;
+	}
+}
+
+/* Works off the batch at hand; GW_UNKNOWN_ENI, or 0 when it is done. */
+static int work_off_batch(struct gw_receiver *receiver, uint64_t now, uint64_t *eni)
+{
+	int status = 0;
+
+	while (receiver->at_message < receiver->messages) {
+		const struct message *message = &receiver->message[receiver->at_message];
+		const struct mmsghdr *header = &receiver->header[receiver->at_message];
+		uint32_t rest = header->msg_len - receiver->at_byte;
+		uint32_t len = rest < message->size ? rest : message->size;
+
+		if (receiver->frames == FRAMES) {
+			work_off(receiver);
+			if (receiver->touched > TOUCHED - FRAMES)
+				publish(receiver, now);
+		}
+		if (header->msg_hdr.msg_flags & MSG_TRUNC) {
+			gw_count(&receiver->counters, GW_drop_datagram_truncated, 1);
+			len = rest;
+		} else if (!take_packet(receiver, receiver->data[receiver->at_message] + receiver->at_byte, len,
+		                        eni)) {
+			status = GW_UNKNOWN_ENI;
+			break;
+		}
+		receiver->at_byte += len;
+		if (receiver->at_byte >= header->msg_len) {
+			receiver->at_message++;
+			receiver->at_byte = 0;
+		}
+	}
+	work_off(receiver);
+	return status;
+}
+
+/* Once a receiver is to stop, it goes on until its socket is empty, or DRAIN_NS if that never happens. */
+static bool drained_long_enough(struct gw_receiver *receiver)
+{
+	uint64_t now = gw_now_ns();
+
+	if (receiver->stop_ns == 0)
+		receiver->stop_ns = now;
+	return now - receiver->stop_ns > DRAIN_NS;
+}
+
+static void set_up(struct gw_receiver *receiver, int fd)
+{
+	const int ttl = 64, probe = IP_PMTUDISC_PROBE;
+	const struct timeval timeout = { .tv_usec = 10000 };
+
+	receiver->fd = fd;
+	/* For what transmit.c sends by it: as on its own sockets. */
+	(void)setsockopt(fd, IPPROTO_IP, IP_TTL, &ttl, sizeof(ttl));
+	(void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &probe, sizeof(probe));
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+	atomic_store_explicit(&receiver->handler->receive_fd, fd, memory_order_relaxed);
+}
+
+int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd, uint64_t *eni)
+{
+	struct gw_receiver *receiver = handler->receiver[index];
+
+	gw_count(&receiver->counters, GW_entries, 1);
+	if (receiver->fd != fd)
+		set_up(receiver, fd);
+	for (;;) {
+		int status;
+		uint64_t now;
+
+		if (receiver->at_message == receiver->messages) {
+			bool stop = atomic_load_explicit(&handler->stop, memory_order_relaxed);
+			int received;
+
+			if (stop && drained_long_enough(receiver))
+				return GW_STOPPED;
+			received = receive(receiver, stop ? MSG_DONTWAIT : MSG_WAITFORONE);
+			if (received < 0)
+				return received == -EAGAIN ? GW_STOPPED : received;
+			/* A socket shut down for reading gives an empty datagram from nobody first: time to look at stop. */
+			receiver->messages = (unsigned)received;
+			receiver->at_message = received > 0 && receiver->header[0].msg_hdr.msg_namelen == 0;
+			receiver->at_byte = 0;
+			if (receiver->at_message == receiver->messages)
+				continue;
+			for (unsigned i = 0; i < receiver->messages; i++)
+				read_control(receiver, i);
+			gw_count(&receiver->counters, GW_batches, 1);
+		}
+		now = gw_now_ns();
+		gw_set(&receiver->counters, GW_last_in_ns, now);
+		atomic_fetch_add(&receiver->batch, 1);
+		status = work_off_batch(receiver, now, eni);
+		publish(receiver, now);
+		atomic_fetch_add(&receiver->batch, 1);
+		if (status)
+			return status;
+	}
+}

@@ -1,0 +1,620 @@
+/* SPDX-License-Identifier: MIT-0 */
+/*
+ * transmit.c - datagrams back to the load balancer, and the sockets that they leave by.
+ *
+ * Theory of operation
+ *
+ * Each T thread has a struct gw_transmit of its own, so nothing here is shared but the count of sockets that the process
+ * may still open.  Datagrams gather during a batch, chained by the socket they will leave by; a flush hands each socket
+ * its chain with one sendmmsg, in which neighbours of one size are one message with UDP_SEGMENT.  Those may be of
+ * different flows: the kernel only cuts the bytes.  Order within a socket, and so within a flow, is kept.
+ *
+ * A way back is our address, the load balancer's address and the source port that it chose (struct way).  It is served by
+ *
+ * - CONNECTED: a UDP socket bound to that address and port and connected to the load balancer's port 6081, made when it
+ *   is first needed.  Being connected, it takes no traffic from anyone but GWLB's port 6081 to that port, and there is
+ *   none.  When all are in use and none has been idle for SPARE_S seconds, further ways are served by RAW, for making a
+ *   socket for every packet costs more than what it saves.  Without RAW it is the only way, and done.
+ * - RECEIVER: the receivers' own socket, where GWLB's source port is 6081 itself: a connected socket would take inbound
+ *   traffic away from the receivers.
+ * - RAW: a raw socket, with IP and UDP header made here, where a port could not be bound or sockets have run out.
+ *
+ * What the way out refuses is taken apart: a message with UDP_SEGMENT that fails is sent datagram by datagram, and when
+ * that works, UDP_SEGMENT is not tried again on this thread.
+ */
+#include "transmit.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/ip.h>
+#include <netinet/udp.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103 /* Linux 4.18 */
+#endif
+
+#define OUTER_TTL 64
+#define RAW_HEADER (sizeof(struct iphdr) + sizeof(struct udphdr))
+
+#define DATAGRAMS 1024u          /* queued at most before a flush */
+#define SCRATCH_BYTES (512u << 10)
+#define WAYS 1024u               /* ways back that one thread remembers */
+#define HASH_BUCKETS 2048u
+
+#define SPARE_S 10u   /* a socket unused for so long makes room for another */
+#define IDLE_S 60u    /* and is closed after so long */
+#define RETRY_S 30u   /* after which a way served by RAW tries for a socket again */
+
+/* UDP_MAX_SEGMENTS before Linux 6.9, and the most payload that fits an IPv4 datagram. */
+#define SEGMENTS_MAX 64u
+#define MESSAGE_BYTES_MAX 65507u
+
+/* A flush waits so long at most, on each socket, for room in the device's queue. */
+#define SEND_TIMEOUT_US 10000
+#define SEND_BUFFER (4 << 20)
+
+#define NONE UINT16_MAX
+
+enum kind { FREE, CONNECTED, RECEIVER, RAW };
+
+struct way {
+	uint32_t gwlb_address; /* network byte order */
+	uint32_t own_address;
+	uint16_t gwlb_port; /* host byte order */
+	uint16_t next;      /* in its hash chain */
+	uint16_t first, last; /* queued datagrams */
+	enum kind kind;
+	int fd;
+	uint32_t used_s;
+	uint32_t made_s;
+};
+
+struct datagram {
+	uint8_t *head; /* Geneve header and copied bytes, with RAW_HEADER bytes of room before */
+	const uint8_t *payload;
+	uint32_t head_len;
+	uint32_t payload_len;
+	uint16_t geneve_len;
+	uint16_t next; /* of the same way */
+};
+
+struct message {
+	uint16_t first; /* datagram */
+	uint16_t datagrams;
+};
+
+struct gw_transmit {
+	struct gw_handler *handler;
+	struct gw_counters *counters;
+	bool segment; /* UDP_SEGMENT works, as far as is known */
+	uint16_t hand;
+	uint32_t now_s;
+	uint32_t aged_s;
+	unsigned open; /* connected sockets */
+	unsigned datagrams;
+	unsigned active;
+	size_t scratch_used;
+	uint16_t bucket[HASH_BUCKETS];
+	uint16_t active_way[WAYS];
+	struct way way[WAYS];
+	struct datagram datagram[DATAGRAMS];
+	struct message message[DATAGRAMS];
+	struct mmsghdr header[DATAGRAMS];
+	struct iovec iov[2 * DATAGRAMS];
+	union {
+		struct cmsghdr align;
+		uint8_t bytes[CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(struct in_pktinfo))];
+	} control[DATAGRAMS];
+	struct sockaddr_in name[WAYS];
+	uint8_t scratch[SCRATCH_BYTES];
+};
+
+struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counters *counters)
+{
+	/* Mapped, so that a thread that sends little takes little memory. */
+	struct gw_transmit *transmit = mmap(NULL, sizeof(*transmit), PROT_READ | PROT_WRITE,
+	                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (transmit == MAP_FAILED)
+		return NULL;
+	transmit->handler = handler;
+	transmit->counters = counters;
+	transmit->segment = handler->offloads & GW_OFFLOAD_UDP_GSO;
+	memset(transmit->bucket, 0xff, sizeof(transmit->bucket));
+	return transmit;
+}
+
+static void close_way(struct gw_transmit *transmit, struct way *way)
+{
+	if (way->kind != CONNECTED)
+		return;
+	close(way->fd);
+	transmit->open--;
+	atomic_fetch_add(&transmit->handler->sockets_left, 1);
+}
+
+void gw_transmit_free(struct gw_transmit *transmit)
+{
+	for (unsigned i = 0; i < WAYS; i++)
+		close_way(transmit, &transmit->way[i]);
+	munmap(transmit, sizeof(*transmit));
+}
+
+/* ---- Ways ---------------------------------------------------------------------------------------------------------*/
+
+static unsigned bucket_of(const struct gw_flow_path *path)
+{
+	uint64_t mixed = ((uint64_t)path->gwlb_address << 16 ^ path->gwlb_port ^ (uint64_t)path->own_address << 20) *
+	                 0x9e3779b97f4a7c15u;
+
+	return (unsigned)(mixed >> 40) % HASH_BUCKETS;
+}
+
+static unsigned bucket_of_way(const struct way *way)
+{
+	struct gw_flow_path path = { .gwlb_address = way->gwlb_address,
+		                     .own_address = way->own_address,
+		                     .gwlb_port = way->gwlb_port };
+
+	return bucket_of(&path);
+}
+
+static void set_option(int fd, int level, int name, int value)
+{
+	/* Each of them is a refinement; without it the socket still does. */
+	(void)setsockopt(fd, level, name, &value, sizeof(value));
+}
+
+/* A UDP socket from own_address:gwlb_port to gwlb_address:6081, or -1. */
+static int open_socket(const struct gw_flow_path *path)
+{
+	struct sockaddr_in own = { .sin_family = AF_INET,
+		                   .sin_port = htons(path->gwlb_port),
+		                   .sin_addr.s_addr = path->own_address };
+	struct sockaddr_in gwlb = { .sin_family = AF_INET,
+		                    .sin_port = htons(GW_GENEVE_PORT),
+		                    .sin_addr.s_addr = path->gwlb_address };
+	struct timeval timeout = { .tv_usec = SEND_TIMEOUT_US };
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -1;
+	/* Other T threads may have the same way back. */
+	set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	set_option(fd, IPPROTO_IP, IP_TTL, OUTER_TTL);
+	/* DF, and no trust in what ICMP says of the path: too big is what the interface cannot send. */
+	set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
+	set_option(fd, SOL_SOCKET, SO_RCVBUF, 0);
+	set_option(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER);
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+	if (bind(fd, (struct sockaddr *)&own, sizeof(own)) || connect(fd, (struct sockaddr *)&gwlb, sizeof(gwlb))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static void make_connected(struct gw_transmit *transmit, struct way *way, const struct gw_flow_path *path)
+{
+	way->kind = RAW;
+	way->fd = transmit->handler->raw_fd;
+	if (atomic_fetch_sub(&transmit->handler->sockets_left, 1) > 0) {
+		int fd = open_socket(path);
+
+		if (fd >= 0) {
+			way->kind = CONNECTED;
+			way->fd = fd;
+			transmit->open++;
+			gw_count(transmit->counters, GW_sockets_opened, 1);
+			return;
+		}
+	}
+	atomic_fetch_add(&transmit->handler->sockets_left, 1);
+}
+
+static void unchain(struct gw_transmit *transmit, struct way *way)
+{
+	uint16_t *link = &transmit->bucket[bucket_of_way(way)];
+
+	while (&transmit->way[*link] != way)
+		link = &transmit->way[*link].next;
+	*link = way->next;
+}
+
+/* A place for a new way: a free one, or that of one that has not been used for a while; NULL when all are in use. */
+static struct way *make_room(struct gw_transmit *transmit)
+{
+	const bool raw = transmit->handler->raw_fd >= 0;
+
+	for (unsigned i = 0; i < (raw ? 8 : WAYS); i++) {
+		struct way *way = &transmit->way[transmit->hand];
+
+		transmit->hand = (uint16_t)((transmit->hand + 1) % WAYS);
+		if (way->kind == FREE)
+			return way;
+		if (raw ? transmit->now_s - way->used_s >= SPARE_S : way->first == NONE) {
+			unchain(transmit, way);
+			close_way(transmit, way);
+			way->kind = FREE;
+			return way;
+		}
+	}
+	return NULL;
+}
+
+static struct way *find_way(struct gw_transmit *transmit, const struct gw_flow_path *path)
+{
+	const uint32_t retry_s = transmit->handler->raw_fd >= 0 ? RETRY_S : 1;
+	uint16_t *head = &transmit->bucket[bucket_of(path)];
+	struct way *way;
+
+	for (uint16_t i = *head; i != NONE; i = transmit->way[i].next) {
+		way = &transmit->way[i];
+		if (way->gwlb_port == path->gwlb_port && way->gwlb_address == path->gwlb_address &&
+		    way->own_address == path->own_address) {
+			if (way->kind == RAW && way->first == NONE && transmit->now_s - way->made_s >= retry_s) {
+				way->made_s = transmit->now_s;
+				make_connected(transmit, way, path);
+			}
+			return way;
+		}
+	}
+	way = make_room(transmit);
+	if (!way)
+		return NULL;
+	way->gwlb_address = path->gwlb_address;
+	way->own_address = path->own_address;
+	way->gwlb_port = path->gwlb_port;
+	way->made_s = transmit->now_s;
+	way->first = NONE;
+	if (path->gwlb_port == GW_GENEVE_PORT) {
+		way->kind = RECEIVER;
+		way->fd = atomic_load_explicit(&transmit->handler->receive_fd, memory_order_relaxed);
+	} else {
+		make_connected(transmit, way, path);
+	}
+	way->next = *head;
+	*head = (uint16_t)(way - transmit->way);
+	return way;
+}
+
+bool gw_transmit_age(struct gw_transmit *transmit)
+{
+	uint32_t now = gw_flows_now();
+
+	if (now == transmit->aged_s)
+		return transmit->open > 0;
+	transmit->aged_s = now;
+	for (unsigned i = 0; i < WAYS && transmit->open > 0; i++) {
+		struct way *way = &transmit->way[i];
+
+		if (way->kind == CONNECTED && now - way->used_s >= IDLE_S) {
+			unchain(transmit, way);
+			close_way(transmit, way);
+			way->kind = FREE;
+		}
+	}
+	return transmit->open > 0;
+}
+
+/* ---- Sending ------------------------------------------------------------------------------------------------------*/
+
+static void drop(struct gw_transmit *transmit, int error)
+{
+	gw_count(transmit->counters, error == EMSGSIZE ? GW_drop_too_big : GW_drop_send, 1);
+}
+
+static uint32_t datagram_size(const struct datagram *datagram)
+{
+	return datagram->head_len + datagram->payload_len;
+}
+
+static uint32_t inner_size(const struct datagram *datagram)
+{
+	return datagram_size(datagram) - datagram->geneve_len;
+}
+
+static unsigned set_iov(struct iovec *iov, const struct datagram *datagram)
+{
+	iov[0] = (struct iovec){ datagram->head, datagram->head_len };
+	if (datagram->payload_len == 0)
+		return 1;
+	iov[1] = (struct iovec){ (void *)(uintptr_t)datagram->payload, datagram->payload_len };
+	return 2;
+}
+
+/* What the kernel must be told beside the bytes: where to, on a socket that is not connected, and how to cut them. */
+static void set_control(struct gw_transmit *transmit, const struct way *way, unsigned index, uint32_t segment)
+{
+	struct msghdr *header = &transmit->header[index].msg_hdr;
+	struct sockaddr_in *name = &transmit->name[way - transmit->way];
+	struct cmsghdr *cmsg;
+
+	header->msg_flags = 0;
+	header->msg_name = NULL;
+	header->msg_namelen = 0;
+	header->msg_control = &transmit->control[index];
+	header->msg_controllen = sizeof(transmit->control[index]);
+	cmsg = CMSG_FIRSTHDR(header);
+	header->msg_controllen = 0;
+	if (way->kind != CONNECTED) {
+		*name = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = way->gwlb_address };
+		/* A raw socket takes no port. */
+		name->sin_port = way->kind == RECEIVER ? htons(GW_GENEVE_PORT) : 0;
+		header->msg_name = name;
+		header->msg_namelen = sizeof(*name);
+	}
+	if (way->kind == RECEIVER) {
+		struct in_pktinfo info = { .ipi_spec_dst.s_addr = way->own_address };
+
+		cmsg->cmsg_level = IPPROTO_IP;
+		cmsg->cmsg_type = IP_PKTINFO;
+		cmsg->cmsg_len = CMSG_LEN(sizeof(info));
+		memcpy(CMSG_DATA(cmsg), &info, sizeof(info));
+		header->msg_controllen += CMSG_SPACE(sizeof(info));
+		cmsg = (struct cmsghdr *)(void *)((char *)cmsg + CMSG_SPACE(sizeof(info)));
+	}
+	if (segment) {
+		uint16_t size = (uint16_t)segment;
+
+		cmsg->cmsg_level = IPPROTO_UDP;
+		cmsg->cmsg_type = UDP_SEGMENT;
+		cmsg->cmsg_len = CMSG_LEN(sizeof(size));
+		memcpy(CMSG_DATA(cmsg), &size, sizeof(size));
+		header->msg_controllen += CMSG_SPACE(sizeof(size));
+	}
+	if (header->msg_controllen == 0)
+		header->msg_control = NULL;
+}
+
+/* The IP and UDP headers of a datagram that leaves by the raw socket.  The kernel fills in the total length and the
+ * header checksum (raw(7)); a UDP checksum of zero is right for Geneve over IPv4 (RFC 8926 section 3.3). */
+static void prepend_raw_header(const struct way *way, struct datagram *datagram)
+{
+	struct iphdr ip = { .version = 4,
+		            .ihl = sizeof(ip) / 4,
+		            .frag_off = htons(0x4000),
+		            .ttl = OUTER_TTL,
+		            .protocol = IPPROTO_UDP,
+		            .saddr = way->own_address,
+		            .daddr = way->gwlb_address };
+	struct udphdr udp = { .uh_sport = htons(way->gwlb_port),
+		              .uh_dport = htons(GW_GENEVE_PORT),
+		              .uh_ulen = htons((uint16_t)(sizeof(udp) + datagram_size(datagram))) };
+
+	datagram->head -= RAW_HEADER;
+	datagram->head_len += (uint32_t)RAW_HEADER;
+	datagram->geneve_len = (uint16_t)(datagram->geneve_len + RAW_HEADER);
+	memcpy(datagram->head, &ip, sizeof(ip));
+	memcpy(datagram->head + sizeof(ip), &udp, sizeof(udp));
+}
+
+/* Writes the queue of a way as messages; returns how many. */
+static unsigned make_messages(struct gw_transmit *transmit, const struct way *way)
+{
+	unsigned messages = 0, iovs = 0;
+	uint16_t at = way->first;
+
+	while (at != NONE) {
+		struct message *message = &transmit->message[messages];
+		struct msghdr *header = &transmit->header[messages].msg_hdr;
+		uint32_t segment = datagram_size(&transmit->datagram[at]), bytes = 0, last;
+
+		header->msg_iov = &transmit->iov[iovs];
+		message->first = at;
+		message->datagrams = 0;
+		do {
+			struct datagram *datagram = &transmit->datagram[at];
+
+			last = datagram_size(datagram);
+			bytes += last;
+			if (way->kind == RAW)
+				prepend_raw_header(way, datagram);
+			iovs += set_iov(&transmit->iov[iovs], datagram);
+			message->datagrams++;
+			at = datagram->next;
+		} while (at != NONE && transmit->segment && way->kind != RAW && last == segment &&
+		         datagram_size(&transmit->datagram[at]) <= segment && message->datagrams < SEGMENTS_MAX &&
+		         bytes + datagram_size(&transmit->datagram[at]) <= MESSAGE_BYTES_MAX);
+		header->msg_iovlen = (size_t)(&transmit->iov[iovs] - header->msg_iov);
+		set_control(transmit, way, messages, message->datagrams > 1 ? segment : 0);
+		messages++;
+	}
+	return messages;
+}
+
+static void count_sent(struct gw_transmit *transmit, const struct message *message)
+{
+	uint16_t at = message->first;
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < message->datagrams; i++) {
+		bytes += inner_size(&transmit->datagram[at]);
+		at = transmit->datagram[at].next;
+	}
+	gw_count(transmit->counters, GW_packets_sent, message->datagrams);
+	gw_count(transmit->counters, GW_bytes_sent, bytes);
+	gw_count(transmit->counters, GW_sends, 1);
+}
+
+/* One message that failed with UDP_SEGMENT, datagram by datagram. */
+static void send_apart(struct gw_transmit *transmit, const struct way *way, unsigned index, int error, int flags)
+{
+	struct message *message = &transmit->message[index];
+	struct msghdr *header = &transmit->header[index].msg_hdr;
+	struct message single = { message->first, 1 };
+	bool all_sent = true;
+
+	set_control(transmit, way, index, 0);
+	for (unsigned i = 0; i < message->datagrams; i++) {
+		const struct datagram *datagram = &transmit->datagram[single.first];
+
+		header->msg_iovlen = set_iov(header->msg_iov, datagram);
+		if (sendmsg(way->fd, header, flags) >= 0) {
+			count_sent(transmit, &single);
+		} else {
+			all_sent = false;
+			gw_count(transmit->counters, GW_send_errors, 1);
+			drop(transmit, errno);
+		}
+		single.first = datagram->next;
+	}
+	/* Else it was a datagram that was refused: before Linux 6.14, EINVAL is also for one that does not fit. */
+	if (all_sent && (error == EIO || error == EINVAL || error == EOPNOTSUPP))
+		transmit->segment = false;
+}
+
+/* What ICMP said of an earlier datagram (icmp_err_convert in net/ipv4/icmp.c) is told to the next send on its socket, which
+ * is then not made. */
+static bool is_of_earlier(int error)
+{
+	switch (error) {
+	case ECONNREFUSED:
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+	case ENOPROTOOPT:
+	case EHOSTDOWN:
+	case ENONET:
+	case EOPNOTSUPP:
+	case EMSGSIZE:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void send_messages(struct gw_transmit *transmit, const struct way *way, unsigned messages)
+{
+	unsigned done = 0, refusals = 0;
+	int flags = 0;
+
+	while (done < messages) {
+		int sent = sendmmsg(way->fd, &transmit->header[done], messages - done, flags);
+		const struct message *message = &transmit->message[done];
+		int error = errno;
+
+		if (sent > 0) {
+			for (int i = 0; i < sent; i++)
+				count_sent(transmit, &transmit->message[done + (unsigned)i]);
+			done += (unsigned)sent;
+			refusals = 0;
+			continue;
+		}
+		if (error == EINTR)
+			continue;
+		gw_count(transmit->counters, GW_send_errors, 1);
+		if (way->kind == CONNECTED && is_of_earlier(error) && refusals++ < 2)
+			continue;
+		refusals = 0;
+		/* The way out is stuck: it was waited for, once. */
+		if (error == EAGAIN)
+			flags = MSG_DONTWAIT;
+		if (message->datagrams > 1)
+			send_apart(transmit, way, done, error, flags);
+		else
+			drop(transmit, error);
+		done++;
+	}
+}
+
+void gw_transmit_flush(struct gw_transmit *transmit)
+{
+	if (transmit->datagrams == 0)
+		return;
+	for (unsigned i = 0; i < transmit->active; i++) {
+		struct way *way = &transmit->way[transmit->active_way[i]];
+
+		if (way->fd < 0)
+			for (uint16_t at = way->first; at != NONE; at = transmit->datagram[at].next)
+				drop(transmit, EBADF);
+		else
+			send_messages(transmit, way, make_messages(transmit, way));
+		way->first = NONE;
+	}
+	gw_set(transmit->counters, GW_last_sent_ns, gw_now_ns());
+	transmit->active = transmit->datagrams = 0;
+	transmit->scratch_used = 0;
+}
+
+/* ---- Queueing -----------------------------------------------------------------------------------------------------*/
+
+/* Where all ways are busy: one message of its own, at once, by the raw socket. */
+static void send_raw(struct gw_transmit *transmit, const struct gw_flow_path *path, struct datagram *datagram)
+{
+	struct way way = { .gwlb_address = path->gwlb_address,
+		           .own_address = path->own_address,
+		           .gwlb_port = path->gwlb_port };
+	struct sockaddr_in name = { .sin_family = AF_INET, .sin_addr.s_addr = path->gwlb_address };
+	struct iovec iov[2];
+	struct msghdr header = { .msg_name = &name, .msg_namelen = sizeof(name), .msg_iov = iov };
+	uint32_t inner = inner_size(datagram);
+
+	prepend_raw_header(&way, datagram);
+	header.msg_iovlen = set_iov(iov, datagram);
+	/* With no raw socket, sendmsg says EBADF. */
+	if (sendmsg(transmit->handler->raw_fd, &header, 0) >= 0) {
+		gw_count(transmit->counters, GW_packets_sent, 1);
+		gw_count(transmit->counters, GW_bytes_sent, inner);
+		gw_count(transmit->counters, GW_sends, 1);
+	} else {
+		gw_count(transmit->counters, GW_send_errors, 1);
+		drop(transmit, errno);
+	}
+}
+
+void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *path, const uint8_t *header,
+                     size_t header_len, const uint8_t *payload, size_t payload_len)
+{
+	size_t needed = (RAW_HEADER + path->header_len + header_len + 15) & ~(size_t)15;
+	struct datagram *datagram;
+	struct way *way;
+	uint16_t index;
+
+	if (transmit->datagrams == DATAGRAMS || transmit->scratch_used + needed > SCRATCH_BYTES)
+		gw_transmit_flush(transmit);
+	if (transmit->datagrams == 0)
+		transmit->now_s = gw_flows_now();
+	way = find_way(transmit, path);
+	if (!way && transmit->handler->raw_fd < 0) {
+		/* Each has something queued. */
+		gw_transmit_flush(transmit);
+		way = find_way(transmit, path);
+	}
+	if (header_len + payload_len + path->header_len > MESSAGE_BYTES_MAX) {
+		drop(transmit, EMSGSIZE);
+		return;
+	}
+	index = (uint16_t)transmit->datagrams;
+	datagram = &transmit->datagram[index];
+	datagram->head = transmit->scratch + transmit->scratch_used + RAW_HEADER;
+	datagram->head_len = (uint32_t)(path->header_len + header_len);
+	datagram->geneve_len = path->header_len;
+	datagram->payload = payload;
+	datagram->payload_len = (uint32_t)payload_len;
+	datagram->next = NONE;
+	memcpy(datagram->head, path->header, path->header_len);
+	memcpy(datagram->head + path->header_len, header, header_len);
+
+	if (!way) {
+		/* Nothing of this flow is queued, for then its way would be known: order is kept. */
+		send_raw(transmit, path, datagram);
+		return;
+	}
+	transmit->datagrams++;
+	transmit->scratch_used += needed;
+	way->used_s = transmit->now_s;
+	if (way->first == NONE) {
+		transmit->active_way[transmit->active++] = (uint16_t)(way - transmit->way);
+		way->first = index;
+	} else {
+		transmit->datagram[way->last].next = index;
+	}
+	way->last = index;
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT-0 */
+/*
+ * transmit.h - datagrams back to the load balancer, and the sockets that they leave by.
+ */
+#ifndef GW_TRANSMIT_H
+#define GW_TRANSMIT_H
+
+#include "handler.h"
+
+struct gw_transmit;
+
+/* One T thread's, which counts into counters.  NULL with errno. */
+struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counters *counters);
+void gw_transmit_free(struct gw_transmit *transmit);
+
+/* The most header bytes that gw_transmit_add() takes. */
+#define GW_TRANSMIT_HEADER_MAX 512u
+
+/*
+ * Queues one datagram: the path's Geneve header, then header_len bytes of header, then payload_len of payload, which must
+ * stay where it is until the next flush.  The rest is copied.  May flush.
+ */
+void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *path, const uint8_t *header,
+                     size_t header_len, const uint8_t *payload, size_t payload_len);
+
+/* Sends what is queued.  What cannot be sent is dropped and counted. */
+void gw_transmit_flush(struct gw_transmit *transmit);
+
+/* Closes the sockets that were not used for a while; to be called now and then.  True if any are left open. */
+bool gw_transmit_age(struct gw_transmit *transmit);
+
+#endif
