@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT-0
+"""The command line: options to Settings, and their errors."""
+import argparse
+import dataclasses
+import sys
+from typing import Callable, List, NoReturn
+
+from . import StartError, __version__
+from .logs import parse_levels
+from .settings import Settings
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"gwlbtun: {message} (--help lists the options)\n")
+
+
+def _converter(check: Callable) -> Callable:
+    def convert(text: str):
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return convert
+
+
+def parse(arguments: List[str]) -> Settings:
+    """The settings that the arguments ask for. Exits with status 2 and one line on stderr when they cannot be had."""
+    parser = _Parser(prog="gwlbtun.py", add_help=False,
+                     description="Tunnel handler for AWS Gateway Load Balancer.")
+    parser.add_argument("-h", "-?", "--help", action="help", help="show this text and exit")
+    parser.add_argument("--version", action="version", version=f"gwlbtun {__version__}",
+                        help="show the version and exit")
+    for field in dataclasses.fields(Settings):
+        option = field.metadata
+        if option["metavar"]:
+            kind = {"metavar": option["metavar"], "type": _converter(option["check"] or str)}
+        else:
+            kind = {"action": "store_true"}
+        parser.add_argument(*option["flags"], dest=field.name, default=field.default, help=option["help"], **kind)
+    settings = Settings(**vars(parser.parse_args(arguments)))
+    for complaint in parse_levels(settings.logging)[1]:
+        print(f"gwlbtun: --logging: {complaint}; ignored", file=sys.stderr)
+    return settings
+
+
+def main(arguments: List[str]) -> int:
+    settings = parse(arguments)
+    from .daemon import Daemon  # what follows costs time that --help and usage errors need not wait for
+    try:
+        return Daemon(settings).run()
+    except StartError as error:
+        print(f"gwlbtun: {error}", file=sys.stderr)
+        return EXIT_FAILURE

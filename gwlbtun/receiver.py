@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT-0
+"""The U threads: each receives from the load balancer on its own socket, and stays in the fast path while it can."""
+import errno
+import socket
+from typing import Callable, Dict, List
+
+from . import StartError, fastpath
+from .geneve import PORT
+from .logs import CORE, UDP, Log
+from .settings import Place, Settings
+from .worker import Worker
+
+# <linux/udp.h>, <asm-generic/socket.h>, <linux/in.h>: not all of them are in Python's socket module.
+_SOL_UDP, _UDP_GRO = 17, 104
+_SO_RCVBUFFORCE, _SO_RXQ_OVFL = 33, 40
+_IP_PKTINFO = 8
+
+
+def open_sockets(settings: Settings, log: Log) -> List[socket.socket]:
+    """One for each U thread, among which the kernel spreads flows. Raises StartError when the port is taken."""
+    try:
+        with _udp_socket() as alone:  # with SO_REUSEPORT we could join another handler of the same user unnoticed
+            alone.bind(("", PORT))
+        sockets = []
+        for _ in settings.udp_places:
+            sockets.append(_udp_socket())
+            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sockets[-1].bind(("", PORT))
+            sockets[-1].setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            sockets[-1].setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"UDP port {PORT} is taken: stop the other program that uses it "
+                             f"(`ss -lunp sport = :{PORT}` names it)") from None
+        raise StartError(f"cannot receive on UDP port {PORT}: {error.strerror}") from None
+    if "udp-gro" in settings.offload:
+        try:
+            for receiver in sockets:
+                receiver.setsockopt(_SOL_UDP, _UDP_GRO, 1)
+        except OSError as error:
+            log.info(UDP, f"This kernel has no UDP_GRO ({error.strerror}): received without.")
+    _size_buffers(sockets, settings.rcvbuf_mb, log)
+    return sockets
+
+
+def _udp_socket() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def buffer_size(receiver: socket.socket) -> int:
+    """Its receive buffer in the units of rmem_max: the kernel keeps, and tells, twice that for its own overhead."""
+    return receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+
+def _size_buffers(sockets: List[socket.socket], megabytes: int, log: Log) -> None:
+    asked = megabytes << 20
+    for receiver in sockets:
+        try:
+            receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, asked)
+        except OSError:  # it takes CAP_NET_ADMIN in the first user namespace
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asked)
+    granted = min(map(buffer_size, sockets))
+    log.important(CORE, f"Receiving on UDP port {PORT} with {len(sockets)} threads, each with a receive buffer of "
+                        f"{granted / (1 << 20):.4g} MB.")
+    if granted < asked:
+        log.important(CORE, f"The kernel caps receive buffers below the {megabytes} MB asked: "
+                            f"run sysctl -w net.core.rmem_max={asked}, or ask for less with --rcvbuf.")
+
+
+class Receiver:
+    """One U thread."""
+
+    def __init__(self, index: int, place: Place, handler: fastpath.Handler, udp_socket: socket.socket,
+                 admit: Callable[[int], bool], log: Log):
+        """admit(eni): makes the endpoint of an ENI ID that the fast path does not know; false: drop its packet."""
+        self._index = index
+        self._handler = handler
+        self._socket = udp_socket
+        self._admit = admit
+        self.worker = Worker(log, place.name, self._receive, place.number, place.core)
+
+    def counters(self) -> Dict[str, int]:
+        return self._handler.receiver_counters(self._index)
+
+    def wake(self) -> None:
+        """After Handler.stop(): lets the thread find that the handler has been stopped."""
+        try:
+            self._socket.shutdown(socket.SHUT_RD)
+        except OSError:  # ENOTCONN, and yet it has woken: Linux does both
+            pass
+
+    def _receive(self) -> None:
+        try:
+            while True:
+                eni = self._handler.receive(self._index, self._socket.fileno())
+                if eni is None:
+                    return
+                if not self._admit(eni):
+                    self._handler.refuse(self._index)
+        except Exception:
+            self._socket.close()  # so that the kernel gives its share of the flows to the others
+            raise
+
+
+def raw_socket(log: Log) -> int:
+    """A raw IPv4 socket for what no UDP socket can be bound to send, or -1 without the capability for it."""
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).detach()
+    except OSError as error:
+        log.info(UDP, f"No raw socket to fall back on ({error.strerror}): ports that others hold cannot be sent from.")
+        return -1

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT-0
+"""Keeps the reverse path filter of a gwi interface off.
+
+Packets on gwi come from addresses that Linux routes elsewhere, which is what rp_filter is there to drop, in silence.
+systemd's sysctl pass sets it to the host's default some tens of milliseconds after an interface appears, so once is not
+enough: the kernel tells of every change (RTNLGRP_IPV4_NETCONF), and it is put back.
+"""
+import socket
+from typing import Optional
+
+from .logs import CORE, Log
+
+_RTNLGRP_IPV4_NETCONF = 24
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
+
+
+def watch() -> Optional[socket.socket]:
+    """A socket that becomes readable when a setting of any interface changes; None where there is none to be had."""
+    try:
+        watcher = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        watcher.bind((0, 0))
+        watcher.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _RTNLGRP_IPV4_NETCONF)
+        return watcher
+    except OSError:
+        return None
+
+
+class ReversePathFilter:
+    """The setting of one interface."""
+
+    _all_told = False  # of the host, and so once for all interfaces
+
+    def __init__(self, interface: str, log: Log):
+        self._interface = interface
+        self._log = log
+        self._keeping = False
+        self._told = False
+
+    def turn_off(self) -> None:
+        """At the making of the interface."""
+        try:
+            self._write(0)
+        except OSError as error:
+            self._log.info(CORE, f"Cannot turn off rp_filter of {self._interface}: {error}.")
+
+    def keep_off(self) -> None:
+        """After the create hook: what it has set on purpose stays, what the host sets on every interface does not."""
+        value = self._read(self._interface)
+        self._keeping = value is not None and value in (0, self._read("default"))
+        every = self._read("all")
+        if every and not ReversePathFilter._all_told:  # the larger of the two is in force (ip-sysctl.rst)
+            ReversePathFilter._all_told = True
+            self._log.important(CORE, f"net.ipv4.conf.all.rp_filter is {every} and holds for every gwi interface: "
+                                      "it may drop packets in silence. Set it to 0 with sysctl.")
+        self.check()
+
+    def check(self) -> None:
+        if not self._keeping:
+            return
+        value = self._read(self._interface)
+        if not value:
+            return
+        try:
+            self._write(0)
+        except OSError as error:
+            self._keeping = False
+            self._log.important(CORE, f"rp_filter of {self._interface} has become {value}, which drops packets, "
+                                      f"and cannot be set back to 0: {error}.")
+            return
+        if not self._told:
+            self._told = True
+            self._log.important(CORE, f"rp_filter of {self._interface} had become {value} and is 0 again.")
+
+    @staticmethod
+    def _path(interface: str) -> str:
+        return f"/proc/sys/net/ipv4/conf/{interface}/rp_filter"
+
+    def _read(self, interface: str) -> Optional[int]:
+        try:
+            with open(self._path(interface), encoding="ascii") as file:
+                return int(file.read())
+        except (OSError, ValueError):
+            return None
+
+    def _write(self, value: int) -> None:
+        with open(self._path(self._interface), "w", encoding="ascii") as file:
+            file.write(str(value))

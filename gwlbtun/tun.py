@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT-0
+"""TUN devices (Documentation/networking/tuntap.rst): made, set up and probed by ioctl alone."""
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+from typing import FrozenSet, List
+
+from . import StartError, fastpath
+
+MTU = 8500            # the inner packets of Gateway Load Balancer
+TX_QUEUE_PACKETS = 10_000
+
+# <linux/if_tun.h>
+_DEVICE = "/dev/net/tun"
+_TUNSETIFF = 0x400454CA
+_TUNSETOFFLOAD = 0x400454D0
+_IFF_TUN, _IFF_NO_PI, _IFF_MULTI_QUEUE, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x0001, 0x1000, 0x0100, 0x4000, 0x8000
+_TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6, _TUN_F_TSO_ECN, _TUN_F_USO4, _TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
+_MERGE_TCP = _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6 | _TUN_F_TSO_ECN
+_MERGE_UDP = _TUN_F_USO4 | _TUN_F_USO6  # Linux 6.2
+
+# <linux/sockios.h>, <linux/if.h>
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFMTU, _SIOCSIFTXQLEN = 0x8913, 0x8914, 0x8922, 0x8943
+_IFF_UP = 0x1
+
+# <linux/rtnetlink.h>, <linux/pkt_sched.h>
+_RTM_NEWQDISC, _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_REPLACE, _NLM_F_CREATE = 36, 0x1, 0x4, 0x100, 0x400
+_TCA_KIND, _TC_H_ROOT = 1, 0xFFFFFFFF
+
+# <linux/udp.h>
+_SOL_UDP, _UDP_SEGMENT = 17, 103
+
+_BASE60 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX"
+
+
+def base60(number: int) -> str:
+    """A 64-bit number in at most 11 characters: with a prefix of 4 it fits the 15 of an interface name."""
+    text = ""
+    while True:
+        number, digit = divmod(number, 60)
+        text = _BASE60[digit] + text
+        if not number:
+            return text
+
+
+def _offload_flags(offloads: int) -> int:
+    return ((_MERGE_TCP if offloads & fastpath.OFFLOAD_MERGE_TCP else 0)
+            | (_MERGE_UDP if offloads & fastpath.OFFLOAD_MERGE_UDP else 0))
+
+
+def _open_queue(name: str, exclusive: bool) -> int:
+    """A queue of the device of that name, which the first one makes; %d in a name stands for a free number."""
+    fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = _IFF_TUN | _IFF_NO_PI | _IFF_MULTI_QUEUE | _IFF_VNET_HDR | (_IFF_TUN_EXCL if exclusive else 0)
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+class Device:
+    """A TUN interface of this process: it stands as long as one of its queues is open."""
+
+    def __init__(self, name: str, queues: int, offloads: int):
+        """Makes it, down; offloads: enum gw_offload. Raises OSError, whose text says what to do."""
+        self.name = name
+        self.fds: List[int] = []
+        try:
+            self.fds.append(_open_queue(name, exclusive=True))
+            fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, _offload_flags(offloads))
+            # Before the other queues are opened, for each takes its size from it.
+            self._configure(_SIOCSIFTXQLEN, struct.pack("i", TX_QUEUE_PACKETS))
+            self._configure(_SIOCSIFMTU, struct.pack("i", MTU))
+            while len(self.fds) < queues:
+                self.fds.append(_open_queue(name, exclusive=False))
+        except OSError as error:
+            self.close()
+            if error.errno == errno.EBUSY:
+                raise OSError(error.errno, f"there is an interface {name} of someone else: "
+                                           f"delete it with ip link delete {name}") from None
+            raise
+
+    def up(self) -> None:
+        with contextlib.suppress(OSError):  # it works without, at a price
+            _use_no_queue(self.name)
+        flags, = struct.unpack_from("H", self._configure(_SIOCGIFFLAGS, b""), 16)
+        self._configure(_SIOCSIFFLAGS, struct.pack("H", flags | _IFF_UP))
+
+    def close(self) -> None:
+        while self.fds:
+            os.close(self.fds.pop())
+
+    def _configure(self, request: int, value: bytes) -> bytes:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            return fcntl.ioctl(control, request, struct.pack("16s24s", self.name.encode(), value))
+
+
+def _use_no_queue(name: str) -> None:
+    """Gives the device the qdisc noqueue, for it has queues of its own, in front of which another would only cost.
+
+    By default each of the 256 queues that Linux gives a multi-queue TUN would have a pfifo_fast of TX_QUEUE_PACKETS in
+    three bands: 100 MB of kernel memory. A hook may replace it: tc qdisc replace dev NAME root KIND.
+    """
+    kind = b"noqueue\0"
+    body = struct.pack("=B3xiIII", socket.AF_UNSPEC, socket.if_nametoindex(name), 0, _TC_H_ROOT, 0)
+    body += struct.pack("=HH", 4 + len(kind), _TCA_KIND) + kind
+    flags = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_REPLACE
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
+        route.send(struct.pack("=IHHII", 16 + len(body), _RTM_NEWQDISC, flags, 1, 0) + body)
+        error, = struct.unpack_from("=i", route.recv(4096), 16)
+    if error:
+        raise OSError(-error, os.strerror(-error))
+
+
+def probe(wanted: FrozenSet[str]) -> int:
+    """What of the wanted offloads (settings.OFFLOADS) the kernel grants, as enum gw_offload.
+
+    Raises StartError when there is no way to make a TUN interface.
+    """
+    try:
+        fd = _open_queue("gwprobe%d", exclusive=False)
+    except FileNotFoundError:
+        raise StartError(f"there is no {_DEVICE}: run `modprobe tun`, or give the container that device") from None
+    except PermissionError:
+        raise StartError("no right to make TUN interfaces: run as root, or with the capability CAP_NET_ADMIN "
+                         f"and {_DEVICE} writable") from None
+    except OSError as error:
+        raise StartError(f"{_DEVICE} makes no TUN interface ({error.strerror}): "
+                         "gwlbtun needs Linux 5.10 or newer, with the tun module") from None
+    granted = 0
+    try:
+        if "tun" in wanted:
+            for offload in (fastpath.OFFLOAD_MERGE_TCP, fastpath.OFFLOAD_MERGE_UDP):
+                try:
+                    fcntl.ioctl(fd, _TUNSETOFFLOAD, _offload_flags(granted | offload))
+                    granted |= offload
+                except OSError:
+                    break
+    finally:
+        os.close(fd)
+    if "udp-gso" in wanted:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe_socket:
+            try:
+                probe_socket.setsockopt(_SOL_UDP, _UDP_SEGMENT, 0)
+                granted |= fastpath.OFFLOAD_UDP_GSO
+            except OSError:
+                pass
+    return granted

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT-0
+"""The T threads: those of one interface, a queue each."""
+import errno
+import os
+from typing import Dict, List, Optional
+
+from . import fastpath
+from .logs import Log
+from .settings import Place
+from .tun import Device, base60
+from .worker import Worker
+
+PREFIXES = {fastpath.GWI: "gwi-", fastpath.GWO: "gwo-"}
+
+
+class Tunnel:
+    """One of the two interfaces of an endpoint."""
+
+    def __init__(self, side: int, eni: int, native: fastpath.NativeEndpoint, places: List[Place], log: Log):
+        self.name = PREFIXES[side] + base60(eni)
+        self.workers: List[Worker] = []
+        self._side = side
+        self._native = native
+        self._places = places
+        self._log = log
+        self._device: Optional[Device] = None
+
+    def create(self, offloads: int) -> None:
+        """Makes the interface, down. Raises OSError."""
+        self._device = Device(self.name, len(self._places), offloads)
+
+    def up(self) -> None:
+        self._device.up()
+
+    def start(self) -> None:
+        for index, place in enumerate(self._places):
+            worker = Worker(self._log, place.name, lambda index=index: self._serve(index), place.number, place.core)
+            worker.start()
+            self.workers.append(worker)
+
+    def join(self) -> None:
+        """After NativeEndpoint.stop()."""
+        for worker in self.workers:
+            worker.join()
+
+    def close(self) -> None:
+        """The interface goes away. Its threads must have ended."""
+        if self._device:
+            self._device.close()
+            self._device = None
+
+    def counters(self) -> List[Dict[str, int]]:
+        """Those of each thread."""
+        return [self._native.counters(self._side, index) for index in range(len(self._places))]
+
+    def _serve(self, index: int) -> None:
+        try:
+            self._native.run(self._side, index, self._device.fds[index])
+        except OSError as error:
+            if error.errno == errno.EBADFD:
+                raise OSError(error.errno, f"the interface {self.name} has been deleted; restart gwlbtun") from None
+            raise OSError(error.errno, f"{self.name}: {os.strerror(error.errno)}") from None
