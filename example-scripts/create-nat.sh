@@ -1,0 +1,50 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT-0
+#
+# create-nat.sh - two arms: traffic leaves by the host's own interface, under the host's own address.
+#
+#     GWLB --> gwi --> routing, MASQUERADE --> eth0 --> Internet
+#     GWLB <-- gwo <-- connection's mark, NAT undone <-- eth0 <--
+#
+# Use it for a NAT gateway, or a firewall that is one. Packets from gwi go where the host's main routing table says,
+# as a rule out of the default interface. Their connection keeps the endpoint's number as its mark, and by that what
+# answers goes back into the endpoint that asked. IPv4, and IPv6 where the host has an IPv6 address. Where endpoints'
+# CIDRs overlap: create-nat-overlapping.sh. On EC2 turn the source/destination check off.
+#
+# Changes on the host: three rules in `ip rule`, a routing table and an nftables table, per endpoint, and rp_filter on
+# gwi, all of which DESTROY removes or the interface takes with it. For the whole host, and left on:
+# net.ipv4.ip_forward, net.ipv6.conf.all.forwarding, with which an interface's accept_ra of 1 becomes 2,
+# net.ipv4.fwmark_reflect and net.ipv6.fwmark_reflect.
+
+# shellcheck source=common.sh
+. "$(dirname "$(readlink -f "$0")")/common.sh"
+
+number
+clear_endpoint
+if [ "$1" = CREATE ]; then
+	rp_filter_off
+	sysctl net/ipv4/ip_forward 1
+	forward
+	reflect_marks
+
+	route default dev "$GWO"
+	rule iif "$GWI" lookup main
+	rule iif "$GWI" unreachable            # no route: say so, don't send it back as it came
+	rule fwmark "$NUMBER" lookup "$NUMBER" # what answers, from outside or from Linux itself
+
+	nft -f - <<-EOF
+		table inet $RULESET {
+			chain marks {
+				type filter hook prerouting priority mangle
+				iifname "$GWI" ct mark set $NUMBER meta mark set $NUMBER
+				iifname != "$GWI" ct direction reply ct mark $NUMBER meta mark set $NUMBER
+			}
+			chain postrouting {
+				type nat hook postrouting priority srcnat
+				iifname "$GWI" masquerade
+			}
+		}
+	EOF
+else
+	rp_filter_forget
+fi
