@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT-0
+"""What all tests share."""
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
+
+import netns  # noqa: E402
+from lab import Lab  # noqa: E402
+
+
+def pytest_sessionstart():
+    if os.geteuid() != 0:
+        pytest.exit("the tests make network namespaces and TUN interfaces: run them as root", returncode=1)
+    netns.sweep()
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A laboratory; at the end no packet may have come back wrong, and every daemon must stop cleanly."""
+    laboratory = Lab(tmp_path)
+    try:
+        yield laboratory
+        statuses = [daemon.stop() for daemon in laboratory.daemons]
+        assert laboratory.balancer.violations == []
+        assert statuses == [0] * len(statuses), "".join(d.log() + d.errors() for d in laboratory.daemons)
+    finally:
+        laboratory.close()

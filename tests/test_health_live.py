@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT-0
+"""Health as a running daemon tells it: each form has its shape, and the figures are those of what was sent."""
+import json
+import os
+import re
+import signal
+
+import pytest
+
+import packets
+from lab import CLIENT, ENI, SERVER
+
+NUMBER = int, float
+
+THREAD = {"valid": bool, "healthy": bool, "threadNumber": int, "threadId": int, "pktsIn": int, "bytesIn": int}
+RECEIVER = {**THREAD, "secsSinceLastPacket": NUMBER}
+TUNNEL = {"devname": str, "pktsOut": int, "bytesOut": int, "secsSincelastPacket": NUMBER,
+          "threads": [{**THREAD, "secsSincelastPacket": NUMBER}]}
+FLOW_CACHE = {"cacheName": str, "size": int, "timedOut": int, "idleTimeoutSecs": int}
+SCHEMA = {
+    "udp": {"UDPPacketReceiver": {"portNumber": int, "threads": [RECEIVER]}},
+    "enis": [{"eniStr": str, "tunnelIn": TUNNEL, "tunnelOut": TUNNEL, "v4FlowCache": FLOW_CACHE,
+              "v6FlowCache": FLOW_CACHE}],
+}
+
+
+def mismatches(value, schema, where="health"):
+    """Where a value is not of the shape: all keys of the shape there, of the right type; others may be there too."""
+    if isinstance(schema, dict):
+        if not isinstance(value, dict):
+            return [f"{where} is no object"]
+        return [text for key, part in schema.items()
+                for text in (mismatches(value[key], part, f"{where}.{key}") if key in value else [f"{where} lacks {key}"])]
+    if isinstance(schema, list):
+        if not isinstance(value, list):
+            return [f"{where} is no list"]
+        return [text for index, item in enumerate(value) for text in mismatches(item, schema[0], f"{where}[{index}]")]
+    if not isinstance(value, schema) or (schema is not bool and isinstance(value, bool)):
+        return [f"{where} is {value!r}"]
+    return []
+
+
+def carry(lab):
+    """Sends known traffic over two endpoints: counts and bytes of inner packets by endpoint."""
+    sent = {}
+    for index, count in enumerate((7, 12)):
+        endpoint = lab.endpoint(ENI + index)
+        made = [packets.udp(CLIENT[number % 2], SERVER[number % 2], 1000 + number % 4, 2, bytes(number))
+                for number in range(count)]
+        for packet in made:
+            endpoint.send(packet)
+        sent[endpoint.id] = endpoint, count, sum(map(len, made))
+    assert lab.wait(lambda: lab.balancer.counters.returned == 19)
+    return sent
+
+
+def test_json_has_its_shape_and_the_very_figures(lab):
+    daemon = lab.start("--udpthreads", "2", "--tunthreads", "2", "-i", "77")
+    assert mismatches(daemon.health(), SCHEMA) == [] and daemon.health()["enis"] == []
+    sent = carry(lab)
+    status, headers, body = daemon.get()
+    assert status == 200
+    assert headers["Content-Type"].split(";")[0] == "application/json"
+    assert headers["Cache-Control"] == "max-age=0, no-cache"
+    assert int(headers["Content-Length"]) == len(body)
+    health = json.loads(body)
+    assert mismatches(health, SCHEMA) == []
+
+    receiver = health["udp"]["UDPPacketReceiver"]
+    assert receiver["portNumber"] == 6081
+    assert [thread["threadNumber"] for thread in receiver["threads"]] == [0, 1]
+    assert sum(thread["pktsIn"] for thread in receiver["threads"]) == 19
+    assert sum(thread["bytesIn"] for thread in receiver["threads"]) == lab.balancer.counters.sent_bytes
+    assert sorted(eni["eniStr"] for eni in health["enis"]) == sorted(sent)
+    for eni in health["enis"]:
+        endpoint, count, size = sent[eni["eniStr"]]
+        assert eni["tunnelIn"]["devname"] == endpoint.gwi
+        assert eni["tunnelOut"]["devname"] == endpoint.gwo
+        assert (eni["tunnelIn"]["pktsOut"], eni["tunnelIn"]["bytesOut"]) == (count, size)
+        assert (eni["tunnelOut"]["pktsOut"], eni["tunnelOut"]["bytesOut"]) == (0, 0)
+        back = eni["tunnelOut"]["threads"]
+        assert (sum(t["pktsIn"] for t in back), sum(t["bytesIn"] for t in back)) == (count, size)
+        assert [thread["pktsIn"] for thread in eni["tunnelIn"]["threads"]] == [0, 0]
+        for version in 4, 6:
+            cache = eni[f"v{version}FlowCache"]
+            assert cache["cacheName"] == f"IPv{version} Flow Cache for ENI {eni['eniStr']}"
+            assert (cache["size"], cache["timedOut"], cache["idleTimeoutSecs"]) == (2, 0, 77)
+    threads = receiver["threads"] + [thread for eni in health["enis"] for tunnel in ("tunnelIn", "tunnelOut")
+                                     for thread in eni[tunnel]["threads"]]
+    assert all(thread["valid"] and thread["healthy"] for thread in threads)
+
+
+def test_json_has_all_the_keys_in_the_order_monitoring_knows(lab):
+    daemon = lab.start()
+    carry(lab)
+
+    def keys(value, schema):
+        if isinstance(schema, dict):
+            return [(key, keys(value[key], schema[key])) for key in value if key in schema]
+        return [keys(value[0], schema[0])] if isinstance(schema, list) else None
+
+    health = daemon.health()
+    assert keys(health, SCHEMA) == keys(SCHEMA, SCHEMA)
+
+
+def test_text_says_the_same(lab):
+    daemon = start_text(lab)
+    sent = carry(lab)
+    status, headers, body = daemon.get("/whatever?path=1")
+    assert status == 200 and headers["Content-Type"].startswith("text/html")
+    text = body.decode()
+    assert text.lower().startswith("<!doctype html>") and int(headers["Content-Length"]) == len(body)
+    receivers = re.findall(r"^UDP receiver thread (\d+) \(ID (\d+)\): Healthy, (\d+) packets in, (\d+) bytes in, "
+                           r"\d+\.\d{3}s since last packet\.$", text, re.MULTILINE)
+    assert [int(line[0]) for line in receivers] == [0, 1]
+    assert sum(int(line[2]) for line in receivers) == 19
+    assert sum(int(line[3]) for line in receivers) == lab.balancer.counters.sent_bytes
+    for endpoint, count, size in sent.values():
+        assert f"Handler for ENI {endpoint.id}" in text
+        for version in 4, 6:
+            assert (f"IPv{version} Flow Cache for ENI {endpoint.id} : Contains 2 elements, of which 0 were just timed out "
+                    "(idle timeout is 350 seconds).") in text
+        part = text.split(f"Interface {endpoint.gwo}:")[1].split("Flow Cache")[0]
+        threads = re.findall(r"^Tunnel handler thread \d+ \(ID \d+\): Healthy, (\d+) packets in from OS, (\d+) bytes",
+                             part, re.MULTILINE)
+        assert (sum(int(p) for p, _ in threads), sum(int(b) for _, b in threads)) == (count, size)
+        assert f"Interface {endpoint.gwi}: {count} packets out to OS, {size} bytes out to OS" in text
+
+
+def start_text(lab, *arguments):
+    return lab.start("--udpthreads", "2", "--tunthreads", "1", *arguments, json_health=False)
+
+
+def test_the_simple_form_is_the_status_alone(lab):
+    daemon = start_text(lab, "-s")
+    status, headers, body = daemon.get()
+    assert (status, body, headers["Content-Length"]) == (200, b"", "0")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "192.0.2.10", "2001:db8:ffff::10"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_every_address_answers(lab, host, method):
+    daemon = lab.start(hook=None)
+    status, headers, body = daemon.get("/any/path", host, method)
+    assert status == 200
+    assert headers["Cache-Control"] == "max-age=0, no-cache"
+    assert int(headers["Content-Length"]) > 0
+    assert bool(body) == (method == "GET")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-s"]])
+def test_it_is_503_while_stopping(lab, arguments):
+    hook = """#!/bin/sh
+[ "$1" = CREATE ] && exit 0
+until [ -e "$(dirname "$0")/go" ]; do sleep 0.02; done
+"""
+    daemon = lab.start(*arguments, hook=hook)
+    endpoint = lab.endpoint()
+    endpoint.send(packets.udp(CLIENT[0], SERVER[0], 1, 2))
+    assert lab.wait(lambda: "created" in daemon.log())
+    assert daemon.get()[0] == 200
+    os.kill(daemon.pid, signal.SIGTERM)
+    assert lab.wait(lambda: daemon.get()[0] == 503)
+    if not arguments:
+        assert "gwlbtun is stopping" in daemon.health()["reasons"]
+    (lab.directory / "go").touch()
+    assert daemon.process.wait(20) == 0
+
+
+def test_seconds_since_the_last_packet_start_anew_with_each(lab):
+    daemon = lab.start("--udpthreads", "1", "--tunthreads", "1")
+    endpoint = lab.endpoint()
+    packet = packets.udp(CLIENT[0], SERVER[0], 1, 2)
+
+    def ages():
+        health = daemon.health()
+        eni = health["enis"][0]
+        return (health["udp"]["UDPPacketReceiver"]["threads"][0]["secsSinceLastPacket"],
+                eni["tunnelIn"]["secsSincelastPacket"], eni["tunnelOut"]["threads"][0]["secsSincelastPacket"])
+
+    endpoint.send(packet)
+    assert lab.wait(lambda: len(endpoint.received) == 1)
+    assert lab.wait(lambda: min(ages()) > 0.5)
+    before = ages()
+    endpoint.send(packet)
+    assert lab.wait(lambda: len(endpoint.received) == 2)
+    assert all(new < old for new, old in zip(ages(), before))

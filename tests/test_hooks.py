@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT-0
+"""Hooks: real shell scripts, well-behaved and otherwise."""
+import os
+import threading
+import time
+
+import pytest
+
+from gwlbtun import hooks
+from gwlbtun.hooks import Hook
+from logbook import LINE, Logbook
+
+ENI = 0x076BC493B822CD32F
+
+
+@pytest.fixture
+def book(tmp_path):
+    logbook = Logbook(tmp_path)
+    yield logbook
+    logbook.close()
+
+
+@pytest.fixture
+def script(tmp_path):
+    def write(text, name="hook.sh"):
+        path = tmp_path / name
+        path.write_text("#!/bin/sh\n" + text)
+        path.chmod(0o755)
+        return str(path)
+    return write
+
+
+@pytest.fixture
+def hook(book):
+    def make(command, action="CREATE"):
+        return Hook(book.log, command, action, "gwi-e8WXgsTQDkf", "gwo-e8WXgsTQDkf", ENI)
+    return make
+
+
+def important(book):
+    book.log.stop()
+    return [LINE.fullmatch(line)["text"] for line in book.lines() if LINE.fullmatch(line)["level"] == "important"]
+
+
+def ended(pid):
+    """Whether the process is gone, or a zombie that somebody else has to bury."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_for(condition, timeout=10):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def read_pid(path):
+    wait_for(lambda: path.exists() and path.read_text().endswith("\n"))
+    return int(path.read_text())
+
+
+def test_arguments(hook, script, tmp_path):
+    command = script(f'printf "%s\\n" "$@" > {tmp_path}/arguments')
+    assert hook(command).run()
+    assert (tmp_path / "arguments").read_text().split() == ["CREATE", "gwi-e8WXgsTQDkf", "gwo-e8WXgsTQDkf",
+                                                            "076bc493b822cd32f"]
+
+
+def test_a_command_line_is_read_as_a_shell_reads_it(hook, script, tmp_path):
+    command = script(f'printf "%s\\n" "$@" "$FROM" > "{tmp_path}/arguments"', "my hook.sh")
+    assert hook(f"FROM=here '{command}' --rule \"two words\" $HOME", "DESTROY").run()
+    assert (tmp_path / "arguments").read_text().splitlines() == [
+        "--rule", "two words", os.environ["HOME"], "DESTROY", "gwi-e8WXgsTQDkf", "gwo-e8WXgsTQDkf", "076bc493b822cd32f",
+        "here"]
+
+
+def test_output_goes_to_the_log_line_by_line(hook, script, book):
+    assert hook(script("echo one; echo two >&2; echo; printf 'no end'")).run()
+    book.wait_for("no end")
+    assert [text.partition(": ")[2] for text in book.texts() if text.startswith("CREATE hook of gwi-e8WXgsTQDkf: ")] \
+        == ["one", "two", "", "no end"]
+    assert important(book) == []
+
+
+def test_hostile_output_forges_nothing(hook, script, book):
+    assert hook(script(r"""printf '\033[31mred\r\377\0nul\nx%5000s\n' y""")).run()
+    line = book.wait_for("\\udcff\\x00nul")
+    assert line.endswith(": \\x1b[31mred\\x0d\\udcff\\x00nul")
+    book.wait_for("y")
+    assert all(LINE.fullmatch(line) and len(line) < hooks.LINE_BYTES + 200 for line in book.lines())
+
+
+@pytest.mark.parametrize("body, told", [
+    ("exit 7", "ended with status 7"),
+    ("kill -KILL $$", "SIGKILL"),
+    ("kill -TERM $$; sleep 10", "SIGTERM"),
+    ("sh -c 'kill -SEGV $$'; exit $?", "SIGSEGV"),
+])
+def test_failure_is_told_with_the_last_lines(hook, script, book, body, told):
+    lines = "".join(f"echo line {number}\n" for number in range(20))
+    assert not hook(script(lines + body)).run()
+    texts = important(book)
+    assert texts[0].startswith("The CREATE hook of gwi-e8WXgsTQDkf ") and told in texts[0]
+    # A shell may add a line of its own about the signal.
+    assert len(texts) == 1 + hooks.KEPT_LINES and {f"    line {number}" for number in range(11, 20)} < set(texts)
+
+
+def test_a_missing_file_is_told(hook, script, book, tmp_path):
+    command = script("exit 0")
+    os.unlink(command)
+    assert not hook(command).run()
+    texts = important(book)
+    assert "ended with status 127" in texts[0] and "not found" in texts[1]
+
+
+def test_it_reads_nothing_and_has_a_session_of_its_own(hook, script, book):
+    assert hook(script("cat; ps -o sid= -p $$; echo end")).run()
+    book.wait_for(": end")
+    session = int(book.texts()[-2].rpartition(" ")[2])
+    assert session not in (0, os.getsid(0))
+
+
+def test_signals_are_as_a_program_expects_them(hook, script):
+    """Python ignores SIGPIPE: that is not for hooks to inherit. (The two that glibc keeps for itself do not count.)"""
+    assert hook(script("""
+for mask in $(awk '/^Sig(Ign|Blk)/ { print $2 }' /proc/self/status); do
+    [ $((0x$mask & 0x7fffffff)) = 0 ] || exit 1
+done""")).run()
+
+
+def test_no_descriptor_is_inherited(hook, script, book):
+    with open(os.devnull) as file:
+        os.dup2(file.fileno(), 200, inheritable=False)
+    try:
+        assert hook("ls /proc/self/fd; echo end").run()
+    finally:
+        os.close(200)
+    book.wait_for(": end")
+    shown = [text.rpartition(" ")[2] for text in book.texts()]
+    assert "2" in shown and "200" not in shown
+
+
+def test_what_it_leaves_in_the_background_holds_nobody_up(hook, script, book, tmp_path):
+    command = script(f"""
+(while [ ! -e {tmp_path}/go ]; do sleep 0.01; done; echo from the background) &
+echo done
+""")
+    assert hook(command).run()
+    assert not (tmp_path / "go").exists()
+    (tmp_path / "go").touch()
+    book.wait_for("from the background")
+
+
+def test_a_long_one_is_mentioned_at_growing_intervals(hook, script, book, tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, "FIRST_REMINDER_S", 0.1)
+    command = script(f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done")
+    thread = threading.Thread(target=hook(command).run)
+    thread.start()
+    book.wait_for("The CREATE hook of gwi-e8WXgsTQDkf has been running for 0 s; its endpoint waits.")
+    (tmp_path / "go").touch()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_one_that_ends_after_a_stop_is_not_hurried(hook, script):
+    stop = threading.Event()
+    stop.set()
+    running = hook(script("sleep 0.5"))
+    assert running.run(stop)
+    assert not running.terminated
+
+
+def test_one_that_outlives_a_stop_is_terminated_with_all_it_started(hook, script, book, tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, "GRACE_S", 0.1)
+    stop = threading.Event()
+    running = hook(script(f"sleep 1000 & echo $! > {tmp_path}/pid; wait"))
+    result = []
+    thread = threading.Thread(target=lambda: result.append(running.run(stop)))
+    thread.start()
+    child = read_pid(tmp_path / "pid")
+    stop.set()
+    thread.join(10)
+    assert result == [False] and running.terminated
+    wait_for(lambda: ended(child))
+    assert any("still runs and is terminated" in text for text in important(book))
+
+
+def test_one_that_ignores_sigterm_is_killed(hook, script, tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, "GRACE_S", 0.1)
+    monkeypatch.setattr(hooks, "KILL_S", 0.1)
+    stop = threading.Event()
+    running = hook(script(f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.01; done"))
+    thread = threading.Thread(target=running.run, args=(stop,))
+    thread.start()
+    deaf = read_pid(tmp_path / "pid")
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    wait_for(lambda: ended(deaf))
+
+
+def test_one_that_is_terminated_has_time_to_tidy_up(hook, script, tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, "GRACE_S", 0.1)
+    stop = threading.Event()
+    running = hook(script(f"trap 'sleep 0.3; touch {tmp_path}/tidy; exit' TERM; echo $$ > {tmp_path}/pid; "
+                          "while :; do sleep 0.01; done"))
+    thread = threading.Thread(target=running.run, args=(stop,))
+    thread.start()
+    read_pid(tmp_path / "pid")
+    stop.set()
+    thread.join(10)
+    assert (tmp_path / "tidy").exists()
+
+
+def test_kill_all(hook, script, tmp_path):
+    threads = []
+    for number in range(3):
+        running = hook(script(f"echo $$ > {tmp_path}/{number}\nexec sleep 1000", f"{number}.sh"), "DESTROY")
+        threads.append(threading.Thread(target=running.run))
+        threads[-1].start()
+    pids = [read_pid(tmp_path / str(number)) for number in range(3)]
+    hooks.kill_all()
+    for thread, pid in zip(threads, pids):
+        thread.join(10)
+        assert not thread.is_alive()
+        wait_for(lambda: ended(pid))

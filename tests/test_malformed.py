@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: MIT-0
+"""Hostile packets: each is counted under its own reason, and the traffic beside it goes on."""
+import contextlib
+import random
+import re
+import socket
+import struct
+
+import pytest
+
+import packets
+from gwlbtun import geneve
+from gwlbtun.geneve import AWS, MEANINGS, Option
+from lab import CLIENT, ENI, SERVER
+
+GOOD = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"good")
+GOOD6 = packets.udp(CLIENT[1], SERVER[1], 1, 2, b"good")
+HEADER = geneve.gwlb_header(ENI, 1, 2).pack()
+HEADER6 = geneve.gwlb_header(ENI, 1, 2, geneve.PROTOCOL_IPV6).pack()
+OPTIONS = geneve.gwlb_header(ENI, 1, 2).options
+
+
+def edited(data, offset, value):
+    return data[:offset] + bytes([value]) + data[offset + 1:]
+
+
+def with_options(*options, inner=GOOD):
+    return geneve.Header(geneve.PROTOCOL_IPV4, options).pack() + inner
+
+
+def cut_options(size):
+    """A header that says it has size bytes of options, and has them."""
+    return struct.pack("!BBHI", size // 4, 0, 0x0800, 0) + HEADER[8:8 + size] + GOOD
+
+
+MALFORMED = [
+    ("header_short", b""),
+    ("header_short", b"\0"),
+    ("header_short", HEADER[:7]),
+    ("version", edited(HEADER + GOOD, 0, 0x4A)),
+    ("version", edited(HEADER + GOOD, 0, 0xFF)),
+    ("options_length", edited(HEADER + GOOD, 0, 0x3F)),
+    ("options_length", HEADER[:8]),
+    ("options_length", HEADER[:39]),
+    ("control", edited(HEADER + GOOD, 1, 0x80)),
+    ("protocol", edited(HEADER + GOOD, 2, 0x65)),
+    ("protocol", edited(HEADER + GOOD, 3, 0x06)),
+    ("option_overrun", edited(HEADER + GOOD, 8 + 3, 31)),
+    ("option_overrun", cut_options(28)),
+    ("option_size", with_options(Option(AWS, 1, bytes(4)), *OPTIONS[1:])),
+    ("option_size", with_options(*OPTIONS[:2], Option(AWS, 3, bytes(8)))),
+    ("option_size", with_options(*OPTIONS, Option(AWS, 2))),
+    ("critical_option", with_options(*OPTIONS, Option(0x0FFF, 0x80))),
+    ("critical_option", with_options(*OPTIONS, Option(AWS, 0x81, bytes(8)))),
+    ("no_eni", with_options()),
+    ("no_eni", with_options(*OPTIONS[1:])),
+    ("no_attachment", with_options(OPTIONS[0], OPTIONS[2])),
+    ("no_cookie", with_options(*OPTIONS[:2])),
+    ("inner_truncated", HEADER),
+    ("inner_truncated", HEADER + GOOD[:1]),
+    ("inner_truncated", HEADER + GOOD[:19]),
+    ("inner_truncated", HEADER + GOOD[:-1]),
+    ("inner_truncated", HEADER6),
+    ("inner_truncated", HEADER6 + GOOD6[:1]),
+    ("inner_truncated", HEADER6 + GOOD6[:-1]),
+    ("inner_mismatch", HEADER + GOOD6),
+    ("inner_mismatch", HEADER6 + GOOD + bytes(40)),
+    ("inner_mismatch", HEADER + b"\x44" + GOOD[1:]),
+    ("inner_mismatch", HEADER + edited(GOOD, 3, 19)),
+    ("inner_mismatch", HEADER + bytes(40)),
+]
+
+
+@pytest.fixture
+def beside(lab):
+    """A daemon, and an endpoint whose traffic must go on."""
+    daemon = lab.start()
+    endpoint = lab.endpoint()
+    endpoint.send(GOOD)
+    assert lab.wait(lambda: endpoint.received == [GOOD])
+    yield daemon, endpoint
+    endpoint.send(GOOD)
+    assert lab.wait(lambda: endpoint.received[-1:] == [GOOD] and lab.balancer.awaited == 0)
+
+
+def settled(lab, daemon):
+    """Health when the daemon has received all that was sent."""
+    counters = lab.balancer.counters
+    assert lab.wait(lambda: daemon.health()["totals"]["pktsFromGwlb"] == counters.sent + counters.injected)
+    return daemon.health()
+
+
+@pytest.mark.parametrize("reason", sorted({reason for reason, _ in MALFORMED}))
+def test_each_fault_is_counted_under_its_own_reason(lab, beside, reason):
+    daemon, endpoint = beside
+    payloads = [payload for known, payload in MALFORMED if known == reason]
+    for payload in payloads:
+        lab.balancer.inject(payload)
+    settled(lab, daemon)
+    assert daemon.drops() == {reason: len(payloads)}
+    assert [eni["eniStr"] for eni in daemon.health()["enis"]] == [endpoint.id]
+    assert lab.balancer.counters.returned == 1
+
+
+def test_every_reason_for_which_a_header_is_refused_is_tried():
+    with open(geneve.__file__) as file:
+        source = file.read()
+    raised = set(re.findall(r'"drop_([a-z_]+)"', source)) | {f"no_{meaning}" for meaning in MEANINGS}
+    assert {reason for reason, _ in MALFORMED} == raised
+
+
+def test_faults_cost_no_flow_and_no_endpoint(lab):
+    daemon = lab.start()
+    for _, payload in MALFORMED:
+        lab.balancer.inject(payload)
+    health = settled(lab, daemon)
+    assert sum(health["drops"].values()) == len(MALFORMED)
+    assert health["enis"] == [] and health["flows"]["size"] == 0
+    assert daemon.get()[0] == 200
+
+
+@pytest.mark.parametrize("payload", [
+    bytes(65507), b"\xff" * 65507, HEADER + bytes(65507 - 40), HEADER + GOOD + bytes(65507 - 40 - len(GOOD)),
+    HEADER + packets.udp(CLIENT[0], SERVER[0], 5, 6, bytes(65507 - 40 - 28)),
+], ids=["zeros", "ones", "a header", "padding", "an inner packet"])
+def test_the_largest_datagram(lab, beside, payload):
+    daemon, endpoint = beside
+    for _ in range(3):
+        lab.balancer.inject(payload)
+    settled(lab, daemon)
+    lab.wait(lambda: lab.balancer.counters.returned + sum(daemon.drops().values()) == 4)
+    lab.balancer.violations.clear()  # what was injected is not awaited
+    assert daemon.get()[0] == 200
+
+
+def test_a_packet_larger_than_the_way_out_is_dropped_and_counted(lab):
+    daemon = lab.start()
+    endpoint = lab.endpoint()
+    packet = packets.udp(CLIENT[0], SERVER[0], 1, 2, bytes(8900))
+    endpoint.send(packet)
+    assert lab.wait(lambda: endpoint.received == [packet])
+    lab.appliance.ip("link set eth0 mtu 5000")
+    endpoint.send(packets.udp(CLIENT[0], SERVER[0], 1, 2, bytes(5000 - 68 - 28)))
+    assert lab.wait(lambda: len(endpoint.received) == 2)
+    lab.emit(endpoint.gwo, packets.udp(CLIENT[0], SERVER[0], 1, 2, bytes(5000 - 68 - 28 + 1)))
+    assert lab.wait(lambda: daemon.drops() == {"too_big": 1})
+    endpoint.send(GOOD)
+    assert lab.wait(lambda: endpoint.received[-1] == GOOD)
+
+
+def test_a_scan_of_ports_changes_nothing(lab, beside):
+    daemon, _ = beside
+    with lab.outside.entered(), contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as scanner:
+        for port in range(1, 65536, 13):
+            if port != geneve.PORT:
+                with contextlib.suppress(ConnectionRefusedError):
+                    scanner.sendto(b"?", (lab.balancer.appliance, port))
+    for port in range(6000, 6100):
+        lab.balancer.inject(b"?", destination_port=port)
+        lab.balancer.counters.injected -= port != geneve.PORT
+    settled(lab, daemon)
+    assert daemon.drops() == {"header_short": 1}
+
+
+def test_noise_does_no_harm(lab, beside):
+    daemon, endpoint = beside
+    rng = random.Random(5)
+    expected = {}
+    for _ in range(3000):
+        base = bytearray(rng.choice((HEADER + GOOD, HEADER6 + GOOD6)))
+        for _ in range(rng.randrange(1, 6)):
+            base[rng.randrange(len(base))] = rng.randrange(256)
+        payload = bytes(base[:rng.randrange(len(base) + 1)])
+        try:
+            header = geneve.parse(payload)
+        except geneve.GeneveError as error:
+            reason = error.reason[len("drop_"):]
+            expected[reason] = expected.get(reason, 0) + 1
+            lab.balancer.inject(payload)
+        else:
+            assert header.size
+    health = settled(lab, daemon)
+    assert len(expected) > 8
+    assert {reason: count for reason, count in health["drops"].items() if count} == expected
+    assert [eni["eniStr"] for eni in health["enis"]] == [endpoint.id]
+
+
+def test_what_is_wrong_is_told_once_a_second_at_most(lab, beside):
+    daemon, _ = beside
+    before = len(daemon.log().splitlines())
+    first = daemon.health()["uptimeSecs"]
+    for _ in range(50):
+        for _, payload in MALFORMED:
+            lab.balancer.inject(payload)
+    settled(lab, daemon)
+    seconds = daemon.health()["uptimeSecs"] - first
+    assert len(daemon.log().splitlines()) - before <= seconds + 2
+
+
+def test_a_flood_of_unknown_endpoints_is_bounded(lab):
+    daemon = lab.start("--max-endpoints", "3", hook=None)
+    for number in range(200):
+        lab.balancer.inject(geneve.gwlb_header(ENI + number, 1, 2).pack() + GOOD)
+    health = settled(lab, daemon)
+    assert len(health["enis"]) == health["endpoints"]["size"] == 3
+    assert lab.wait(lambda: daemon.drops() == {"endpoints_full": 197}), daemon.drops()
+    assert daemon.get()[0] == 200
+
+
+def test_enis_at_the_ends_of_their_range_are_endpoints_like_others(lab):
+    daemon = lab.start()
+    endpoints = [lab.endpoint(eni) for eni in (0, 1, 2 ** 64 - 1)]
+    for endpoint in endpoints:
+        endpoint.send(GOOD)
+    assert lab.wait(lambda: all(endpoint.received == [GOOD] for endpoint in endpoints))
+    assert sorted(eni["tunnelIn"]["devname"] for eni in daemon.health()["enis"]) == [
+        "gwi-0", "gwi-1", "gwi-uur953OEv0f"]
