@@ -84,8 +84,7 @@ class Endpoint:
             self._check_silence()
 
     def check_filter(self) -> None:
-        if self.state is State.UP:
-            self._filter.check()
+        self._filter.check()
 
     def _live(self) -> None:
         try:

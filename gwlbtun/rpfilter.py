@@ -55,6 +55,7 @@ class ReversePathFilter:
         self.check()
 
     def check(self) -> None:
+        """When a setting may have changed; of no effect before keep_off()."""
         if not self._keeping:
             return
         value = self._read(self._interface)
