@@ -11,8 +11,9 @@
  *     hop limit, TOS or traffic class, flow label, DF, IP and TCP options, ACK number, window.
  *   - It cuts the payload in pieces of one size, of which the last may be shorter; TCP's sequence number grows with it.
  *   - It sets PSH on the last segment only.  Other flags than ACK mean that something happens: never merged.
- *   - It adds one to the IPv4 ID from segment to segment.  A run of equal IDs is merged all the same if DF is set: the
- *     ID of such a datagram carries no meaning (RFC 6864, 4.1), and many hosts send all with 0.
+ *   - It adds one to the IPv4 ID from segment to segment.  Here alone gw_split_segment() differs: with DF and an ID of 0
+ *     all segments have 0, as many hosts send them.  The ID of such a datagram carries no meaning (RFC 6864, 4.1), so a
+ *     super-packet of Linux's own may be split so, and packets that come with that ID may be merged, and leave with it.
  *   - It computes the checksums anew, and would turn wrong ones into right ones: only packets with the very checksum
  *     that it would compute are merged.  (In ones-complement 0xffff and 0 are equal; TCP and IPv4 come out as 0, UDP as
  *     0xffff.  UDP without a checksum would get one.)
@@ -279,7 +280,6 @@ void gw_merge_start(struct gw_merge *merge, struct gw_segment *segment)
 	merge->segment[0] = segment;
 	merge->count = 1;
 	merge->length = segment->len;
-	merge->id_step = 0;
 	merge->ended = !segment->mergeable || has_psh(segment);
 }
 
@@ -309,19 +309,18 @@ static bool same_headers(const struct gw_segment *a, const struct gw_segment *b)
 	        same(tcp_a, tcp_b, 18, (size_t)(a->payload_offset - a->l4_offset)));
 }
 
-/* Finds the run's ID step with its second segment. */
-static bool id_follows(struct gw_merge *merge, const struct gw_segment *segment)
+/* By how much the IPv4 ID grows from segment to segment of a super-packet with this header. */
+static unsigned id_step(const uint8_t *ip)
+{
+	return load16(ip + 4) == 0 && load16(ip + 6) & IPV4_DF ? 0 : 1;
+}
+
+static bool id_follows(const struct gw_merge *merge, const struct gw_segment *segment)
 {
 	const uint8_t *first = merge->segment[0]->data;
-	uint16_t distance = (uint16_t)(load16(segment->data + 4) - load16(first + 4));
 
-	if (segment->ip_version == 6)
-		return true;
-	if (merge->count == 1) {
-		merge->id_step = distance;
-		return distance == 1 || (distance == 0 && load16(first + 6) & IPV4_DF);
-	}
-	return distance == (uint16_t)(merge->id_step * merge->count);
+	return segment->ip_version == 6 ||
+	       load16(segment->data + 4) == (uint16_t)(load16(first + 4) + merge->count * id_step(first));
 }
 
 static bool sequence_follows(const struct gw_merge *merge, const struct gw_segment *segment)
@@ -549,7 +548,7 @@ void gw_split_segment(const struct gw_split *split, unsigned i, uint8_t *header,
 	memcpy(header, split->packet, split->header_len);
 	if (split->ip_version == 4) {
 		store16(header + 2, split->l4_offset + l4_len);
-		store16(header + 4, load16(header + 4) + i);
+		store16(header + 4, load16(header + 4) + i * id_step(header));
 		sum = (uint64_t)split->ip_sum + native16(header + 2) + native16(header + 4);
 		store_native16(header + 10, checksum_of(sum));
 	} else {

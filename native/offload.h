@@ -81,7 +81,6 @@ struct gw_merge {
 	struct gw_segment *segment[GW_MERGE_MAX];
 	unsigned count;
 	uint32_t length;  /* of the super-packet */
-	uint16_t id_step; /* by which the IPv4 ID grows from segment to segment; of no meaning while count is 1 */
 	bool ended;       /* nothing can follow */
 };
 
