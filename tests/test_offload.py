@@ -994,7 +994,7 @@ def test_what_was_merged_splits_into_what_it_was(offload):
             assert offload.split(run.vnet, run.data) == part, f"seed {seed}"
             packets_in, runs_in = packets_in + run.count, runs_in + 1
         assert rest == [], f"seed {seed}"
-    assert packets_in > 2 * runs_in, "hardly anything was merged: this test shows nothing"
+    assert packets_in > 1.5 * runs_in, "hardly anything was merged: this test shows nothing"
 
 
 def random_super_packet(rng: random.Random) -> Tuple[VnetHeader, bytes, Optional[bytes]]:
