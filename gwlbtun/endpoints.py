@@ -125,7 +125,7 @@ class Endpoint:
     def _serve(self) -> None:
         hook = self._run_hook(self._table.settings.create_hook, "CREATE")
         if not (hook and hook.terminated):  # else nothing may pass: the rules it was to set may be missing
-            self._filter.keep_off()
+            self._filter.tell_if_overruled()
             for tunnel in self.tunnels:
                 tunnel.start()
             self._up_ns = time.monotonic_ns()

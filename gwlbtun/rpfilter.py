@@ -33,44 +33,40 @@ class ReversePathFilter:
     def __init__(self, interface: str, log: Log):
         self._interface = interface
         self._log = log
-        self._keeping = False
+        self._kept = False
         self._told = False
 
     def turn_off(self) -> None:
-        """At the making of the interface."""
-        try:
-            self._write(0)
-        except OSError as error:
-            self._log.info(CORE, f"Cannot turn off rp_filter of {self._interface}: {error}.")
+        """At the making of the interface. From now on check() keeps it so, also while the create hook runs."""
+        self._kept = True
+        self._put_back()
 
-    def keep_off(self) -> None:
-        """After the create hook: what it has set on purpose stays, what the host sets on every interface does not."""
-        value = self._read(self._interface)
-        self._keeping = value is not None and value in (0, self._read("default"))
+    def check(self) -> None:
+        """When a setting may have changed; of no effect before turn_off(): the interface may be someone else's."""
+        value = self._put_back()
+        if value and self._kept and not self._told:
+            self._told = True
+            self._log.important(CORE, f"rp_filter of {self._interface} had become {value} and is 0 again.")
+
+    def tell_if_overruled(self) -> None:
+        """After the create hook, which may have set what holds for all interfaces."""
         every = self._read("all")
         if every and not ReversePathFilter._all_told:  # the larger of the two is in force (ip-sysctl.rst)
             ReversePathFilter._all_told = True
             self._log.important(CORE, f"net.ipv4.conf.all.rp_filter is {every} and holds for every gwi interface: "
                                       "it may drop packets in silence. Set it to 0 with sysctl.")
-        self.check()
 
-    def check(self) -> None:
-        """When a setting may have changed; of no effect before keep_off()."""
-        if not self._keeping:
-            return
-        value = self._read(self._interface)
-        if not value:
-            return
-        try:
-            self._write(0)
-        except OSError as error:
-            self._keeping = False
-            self._log.important(CORE, f"rp_filter of {self._interface} has become {value}, which drops packets, "
-                                      f"and cannot be set back to 0: {error}.")
-            return
-        if not self._told:
-            self._told = True
-            self._log.important(CORE, f"rp_filter of {self._interface} had become {value} and is 0 again.")
+    def _put_back(self) -> int:
+        """What it was."""
+        value = self._kept and self._read(self._interface) or 0
+        if value:
+            try:
+                self._write(0)
+            except OSError as error:
+                self._kept = False  # telling it once is enough
+                self._log.important(CORE, f"rp_filter of {self._interface} is {value}, which drops packets, and cannot "
+                                          f"be set to 0: {error}. Set net.ipv4.conf.default.rp_filter to 0 with sysctl.")
+        return value
 
     @staticmethod
     def _path(interface: str) -> str:

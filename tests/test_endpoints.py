@@ -261,6 +261,20 @@ def test_rp_filter_stays_off_whatever_sets_it(lab):
     assert daemon.log().count("rp_filter") == 1
 
 
+def test_rp_filter_set_while_the_create_hook_runs_is_put_back(lab):
+    for scope in "all", "default":
+        lab.appliance.sysctl(f"net.ipv4.conf.{scope}.rp_filter", 0)
+    lab.start(hook=PASSTHROUGH + """
+(sleep 0.05; echo 2 > "/proc/sys/net/ipv4/conf/$2/rp_filter"; touch "$(dirname "$0")/set") &
+sleep 0.2
+""")
+    endpoint = lab.endpoint()
+    endpoint.send(PACKET)
+    assert lab.wait(lambda: endpoint.received == [PACKET] and (lab.directory / "set").exists())
+    path = f"/proc/sys/net/ipv4/conf/{endpoint.gwi}/rp_filter"
+    assert lab.wait(lambda: lab.appliance.run("cat", path).stdout == "0\n")
+
+
 def test_sixty_endpoints_at_once(lab):
     daemon = lab.start("--tunthreads", "1")
     endpoints = [lab.endpoint(ENI + number) for number in range(60)]
