@@ -9,7 +9,7 @@ import collections
 import enum
 import threading
 import time
-from typing import Counter, Dict, List, Optional, Set
+from typing import Callable, Counter, Dict, List, Optional, Set
 
 from . import fastpath
 from .hooks import Hook
@@ -51,7 +51,9 @@ class Endpoint:
         self._log = table.log
         self._predecessor = predecessor
         self._leaving = threading.Event()
+        self._hooked = False  # its interfaces have stood, and the create hook may have run
         self._up_ns = 0
+        self._final_counters: Optional[Counter[str]] = None
         self._silence_told = False
         self._filter = ReversePathFilter(self.inward.name, self._log)
         self._control = Worker(self._log, f"gwlbtun C{serial % 10_000_000:03d}", self._live)
@@ -91,50 +93,60 @@ class Endpoint:
             if self._predecessor:
                 self._predecessor.wait_gone()
                 self._predecessor = None
-            if self._create():
-                self._serve()
+            if not self._leaving.is_set():
+                self._come_up()
         except Exception as error:
             self._fail(f"{type(error).__name__}: {error}", "Restart gwlbtun")
-            self._leaving.wait()
-        finally:
-            self._end()
+        self._leaving.wait()
+        self._go()
 
-    def _create(self) -> bool:
-        """Makes the interfaces, sooner or later: false when the endpoint is to go before it is done."""
-        while not self._leaving.is_set():
-            self.state = State.CREATING
+    def _come_up(self) -> None:
+        """Returns early when the endpoint is to go."""
+        self.state = State.CREATING
+        if not self._insist(self._create):
+            return
+        self._hooked = True
+        hook = self._run_hook(self._table.settings.create_hook, "CREATE")
+        if hook and hook.terminated:  # nothing may pass: the rules it was to set may be missing
+            return
+        self._filter.tell_if_overruled()
+        if self._insist(self._start):
+            self._up_ns = time.monotonic_ns()
+            self.state = State.UP
+            self._log.important(CORE, f"New interface {self.names} created.")
+
+    def _insist(self, step: Callable[[], None]) -> bool:
+        """Does a step, sooner or later: false when the endpoint is to go before it is done."""
+        while True:
             try:
-                for tunnel in self.tunnels:
-                    tunnel.create(self._table.offloads)
-                self._filter.turn_off()
-                for tunnel in self.tunnels:
-                    tunnel.up()
-                self.failure = None
+                step()
+            except (OSError, RuntimeError) as error:
+                self._fail(getattr(error, "strerror", None) or str(error), f"Trying again every {RETRY_S:.0f} s")
+                if self._leaving.wait(RETRY_S):
+                    return False
+            else:
+                self.failure, self.state = None, State.CREATING
                 return True
-            except OSError as error:
-                self._close()
-                self._fail(error.strerror or str(error), f"Trying again every {RETRY_S:.0f} s")
-                self._leaving.wait(RETRY_S)
-        return False
+
+    def _create(self) -> None:
+        try:
+            for tunnel in self.tunnels:
+                tunnel.create(self._table.offloads)
+            self._filter.turn_off()
+            for tunnel in self.tunnels:
+                tunnel.up()
+        except OSError:
+            self._close()
+            raise
+
+    def _start(self) -> None:
+        for tunnel in self.tunnels:
+            tunnel.start()
 
     def _fail(self, why: str, remedy: str) -> None:
         if why != self.failure:
             self._log.critical(CORE, f"Cannot create {self.names}: {why}. {remedy}.")
         self.failure, self.state = why, State.FAILED
-
-    def _serve(self) -> None:
-        hook = self._run_hook(self._table.settings.create_hook, "CREATE")
-        if not (hook and hook.terminated):  # else nothing may pass: the rules it was to set may be missing
-            self._filter.tell_if_overruled()
-            for tunnel in self.tunnels:
-                tunnel.start()
-            self._up_ns = time.monotonic_ns()
-            self.state = State.UP
-            self._log.important(CORE, f"New interface {self.names} created.")
-            self._leaving.wait()
-        self.state = State.DESTROYING
-        self._run_hook(self._table.settings.destroy_hook, "DESTROY")
-        self._log.important(CORE, f"Destroying interface {self.names}.")
 
     def _run_hook(self, command: Optional[str], action: str) -> Optional[Hook]:
         if not command:
@@ -145,13 +157,18 @@ class Endpoint:
             self.hook_failures += 1
         return hook
 
-    def _end(self) -> None:
+    def _go(self) -> None:
         self.state = State.DESTROYING
-        self.native.stop()
-        for tunnel in self.tunnels:
-            tunnel.join()
-        self._close()
-        self._table.bury(self)
+        try:
+            if self._hooked:  # however far it came after that: what the create hook set up must not stay
+                self._run_hook(self._table.settings.destroy_hook, "DESTROY")
+                self._log.important(CORE, f"Destroying interface {self.names}.")
+        finally:
+            self.native.stop()
+            for tunnel in self.tunnels:
+                tunnel.join()
+            self._close()
+            self._table.bury(self)
 
     def _close(self) -> None:
         for tunnel in self.tunnels:
@@ -175,7 +192,13 @@ class Endpoint:
         for tunnel in self.tunnels:
             for counters in tunnel.counters():
                 total.update(counters)
-        return total
+        # Set before the counters went away, so it is there for whoever missed some of them.
+        return total if self._final_counters is None else self._final_counters
+
+    def free(self) -> None:
+        """When nothing runs any more. Its counters stay what they are."""
+        self._final_counters = self.counters()
+        self.native.free()
 
 
 class Endpoints:
@@ -271,20 +294,20 @@ class Endpoints:
     def bury(self, endpoint: Endpoint) -> None:
         """The last act of an endpoint: only its counts remain."""
         with self._lock:
+            endpoint.free()
             self._buried.update(endpoint.counters())
             self._buried_hook_failures += endpoint.hook_failures
             self._unburied.discard(endpoint)
             if self._newest.get(endpoint.eni) is endpoint:
                 del self._newest[endpoint.eni]
-            endpoint.native.free()
 
     def totals(self) -> Counter[str]:
         """The counters of all T threads there are and have been, added up; the times among them mean nothing."""
         with self._lock:
-            total = self._buried.copy()
-            for endpoint in self._unburied:
-                total.update(endpoint.counters())
-            return total
+            total, unburied = self._buried.copy(), list(self._unburied)
+        for endpoint in unburied:  # without the lock: receivers need it for new endpoints, and there may be many threads
+            total.update(endpoint.counters())
+        return total
 
     def hook_failures(self) -> int:
         with self._lock:

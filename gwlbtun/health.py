@@ -10,7 +10,7 @@ import time
 from typing import Any, Callable, Counter, Dict, List, Sequence, Tuple
 
 from . import __version__
-from .endpoints import Endpoint, Endpoints, State
+from .endpoints import Endpoint, Endpoints
 from .geneve import PORT
 from .receiver import Receiver
 from .settings import Settings
@@ -87,8 +87,9 @@ class Health:
 
     def _endpoint(self, endpoint: Endpoint, now_ns: int, reasons: List[str]) -> Snapshot:
         eni = f"{endpoint.eni:017x}"
-        if endpoint.state is State.FAILED:
-            reasons.append(f"endpoint {eni} failed to come up: {endpoint.failure}")
+        failure = endpoint.failure  # once: it may come up meanwhile
+        if failure:
+            reasons.append(f"endpoint {eni} failed to come up: {failure}")
         return {
             "eniStr": eni,
             "state": endpoint.state.value,

@@ -10,7 +10,7 @@ import select
 import signal
 import threading
 import time
-from typing import Deque, Optional, Set
+from typing import Deque, Optional, Set, Tuple
 
 from .logs import CORE, Log
 from .worker import Worker
@@ -64,22 +64,31 @@ class Hook:
         Once stop is set it has GRACE_S left, and is terminated then. Without a stop it may take as long as it likes.
         """
         self._log.info(CORE, f"Running the {self._title}: {self._command}")
-        output, write_end = os.pipe2(os.O_CLOEXEC)
-        reader = Worker(self._log, "gwlbtun Hook", lambda: self._read(output))
         try:
-            reader.start()
-            pid = self._spawn(write_end)
-        except OSError as error:
+            pid, reader = self._start()
+        except (OSError, RuntimeError) as error:
             self._log.important(CORE, f"The {self._title} could not be started: {error}.")
             return False
-        finally:
-            os.close(write_end)
         status = self._wait(pid, stop)
         if status == 0:
             return True
         reader.join(READER_S)
         self._tell_failure(os.waitstatus_to_exitcode(status))
         return False
+
+    def _start(self) -> Tuple[int, Worker]:
+        """Its process, and the thread that hears it. Raises RuntimeError when the system has no room for the thread."""
+        output, write_end = os.pipe2(os.O_CLOEXEC)
+        try:
+            reader = Worker(self._log, "gwlbtun Hook", lambda: self._read(output))
+            try:
+                reader.start()
+            except RuntimeError:
+                os.close(output)
+                raise
+            return self._spawn(write_end), reader
+        finally:
+            os.close(write_end)
 
     def _spawn(self, write_end: int) -> int:
         with _running_lock:

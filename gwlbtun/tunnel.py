@@ -33,7 +33,8 @@ class Tunnel:
         self._device.up()
 
     def start(self) -> None:
-        for index, place in enumerate(self._places):
+        """Raises RuntimeError when the system has no room for another thread; call it again for the rest then."""
+        for index, place in list(enumerate(self._places))[len(self.workers):]:
             worker = Worker(self._log, place.name, lambda index=index: self._serve(index), place.number, place.core)
             worker.start()
             self.workers.append(worker)

@@ -29,7 +29,11 @@ class Worker:
 
     def start(self) -> None:
         """On return the thread bears its name. Raises RuntimeError when the system has no room for another thread."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}: allow more of them (TasksMax= of the unit, ulimit -u, kernel.threads-max)"
+                               ) from None
         self._running.wait()
 
     def join(self, timeout: Optional[float] = None) -> None:

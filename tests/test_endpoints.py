@@ -2,11 +2,18 @@
 """The life of an endpoint: made by its first packet, held by its hook, destroyed when idle, and made anew."""
 import os
 import signal
+import threading
+import time
 
 import pytest
 
 import gwlb
+import netns
 import packets
+from gwlbtun import endpoints, fastpath, worker
+from gwlbtun.endpoints import Endpoints, State
+from gwlbtun.settings import Settings
+from logbook import Logbook
 from lab import CLIENT, ENI, HEALTH_PORT, PASSTHROUGH, SERVER, command_line
 
 PACKET = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x")
@@ -310,3 +317,158 @@ def test_a_second_daemon_is_refused_and_disturbs_nothing(lab):
     assert len(second.stderr.splitlines()) == 1 and "6081" in second.stderr
     endpoint.send(PACKET)
     assert lab.wait(lambda: len(endpoint.received) == 2)
+
+
+# ---- The table by itself, with what no daemon can be brought to from outside
+
+
+class Table:
+    """A table of endpoints in a namespace, and its log."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.book = Logbook(directory)
+        self.handler = fastpath.Handler(fastpath.Shim(), 1, 2, 16, 1024, 350, 0)
+
+    def make(self, hook=None):
+        """The table itself; the hook is the text of a script for CREATE and DESTROY."""
+        if hook:
+            path = self.directory / "hook.sh"
+            path.write_text(HEADER + hook)
+            path.chmod(0o755)
+            hook = str(path)
+        self.endpoints = Endpoints(self.handler, Settings(create_hook=hook, destroy_hook=hook, tunnel_threads=2), 0,
+                                   self.book.log)
+        return self.endpoints
+
+    def admit(self, eni=ENI):
+        assert self.endpoints.admit(eni)
+        return self.endpoints.all()[-1]
+
+    def close(self):
+        self.endpoints.stop()
+        self.handler.free()
+        self.book.close()
+
+
+@pytest.fixture
+def table(tmp_path):
+    with netns.Namespace("table") as namespace, namespace.entered():
+        made = Table(tmp_path)
+        yield made
+        made.close()
+
+
+def wait(condition):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def starve(monkeypatch, starved):
+    """While starved is set there is no room for T threads from the second one on."""
+    start = threading.Thread.start
+
+    def starving_start(thread):
+        if starved.is_set() and thread.name.startswith("gwlbtun T") and not thread.name.endswith("000"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+    monkeypatch.setattr(worker.threading.Thread, "start", starving_start)
+
+
+RECORD = 'echo $1 >> "$(dirname "$0")/calls"\n'
+
+
+def test_threads_that_could_not_be_started_are_started_later(table, monkeypatch):
+    monkeypatch.setattr(endpoints, "RETRY_S", 0.1)
+    starved = threading.Event()
+    starved.set()
+    starve(monkeypatch, starved)
+    table.make(RECORD)
+    endpoint = table.admit()
+    wait(lambda: endpoint.state is State.FAILED)
+    assert endpoint.failure.startswith("can't start new thread: allow more of them")
+    assert not any(thread.name == "gwlbtun T001" for thread in threading.enumerate())
+    starved.clear()
+    wait(lambda: endpoint.state is State.UP)
+    assert endpoint.failure is None
+    assert [len(tunnel.workers) for tunnel in endpoint.tunnels] == [2, 2]
+    assert (table.directory / "calls").read_text() == "CREATE\n"
+
+
+@pytest.mark.parametrize("fault", ["no threads", "anything else"])
+def test_what_the_create_hook_set_up_is_taken_down_however_far_the_endpoint_came(table, monkeypatch, fault):
+    if fault == "no threads":
+        starved = threading.Event()
+        starved.set()
+        starve(monkeypatch, starved)
+    else:
+        monkeypatch.setattr(endpoints.ReversePathFilter, "tell_if_overruled", lambda self: 1 / 0)
+    table.make(RECORD)
+    endpoint = table.admit()
+    wait(lambda: endpoint.failure)
+    table.endpoints.stop()
+    assert (table.directory / "calls").read_text() == "CREATE\nDESTROY\n"
+
+
+def test_no_destroy_hook_without_interfaces(table, monkeypatch):
+    def refuse(self, offloads):
+        raise OSError(28, "no room")
+    monkeypatch.setattr(endpoints.Tunnel, "create", refuse)
+    table.make(RECORD)
+    endpoint = table.admit()
+    wait(lambda: endpoint.failure)
+    table.endpoints.stop()
+    assert not (table.directory / "calls").exists()
+
+
+def test_an_endpoint_that_failed_is_unhealthy_until_it_is_up(table, monkeypatch):
+    """Also at the moment it is tried again."""
+    monkeypatch.setattr(endpoints, "RETRY_S", 0.01)
+    seen, create = [], endpoints.Tunnel.create
+
+    def refuse_three_times(tunnel, offloads):
+        endpoint, = table.endpoints.all()
+        seen.append((endpoint.state, endpoint.failure))
+        if len(seen) <= 3:
+            raise OSError(28, "no room")
+        create(tunnel, offloads)
+    monkeypatch.setattr(endpoints.Tunnel, "create", refuse_three_times)
+    table.make()
+    endpoint = table.admit()
+    wait(lambda: endpoint.state is State.UP)
+    assert seen == [(State.CREATING, None)] + [(State.FAILED, "no room")] * (len(seen) - 1)
+    assert endpoint.failure is None
+
+
+def test_totals_hold_nobody_up_and_lose_nothing_when_an_endpoint_goes_meanwhile(table, monkeypatch):
+    reading, go_on = threading.Event(), threading.Event()
+    counters = fastpath.NativeEndpoint.counters
+
+    def slow_counters(native, side, thread):
+        if threading.current_thread().name == "slow" and side == fastpath.GWO:
+            reading.set()
+            assert go_on.wait(10)
+        values = counters(native, side, thread)
+        return {**values, "packets_in": 1 if native._endpoint else 0}
+    monkeypatch.setattr(fastpath.NativeEndpoint, "counters", slow_counters)
+    table.make()
+    endpoint = table.admit()
+    wait(lambda: endpoint.state is State.UP)
+    totals = []
+    slow = threading.Thread(target=lambda: totals.append(table.endpoints.totals()), name="slow", daemon=True)
+    slow.start()
+    assert reading.wait(10)
+    admitted = threading.Thread(target=table.endpoints.admit, args=(ENI + 1,), daemon=True)
+    admitted.start()
+    admitted.join(5)
+    assert not admitted.is_alive()
+    stop = threading.Thread(target=table.endpoints.stop, daemon=True)
+    stop.start()
+    stop.join(5)
+    assert not stop.is_alive()
+    go_on.set()
+    slow.join(5)
+    assert totals[0]["packets_in"] == 4  # two threads of each interface
+    assert table.endpoints.totals()["packets_in"] == 8
