@@ -13,7 +13,9 @@
 #     routing:  one number for the preference of its rules in `ip rule`, for its routing table, and for its packet mark,
 #               connection mark and conntrack zone where it has them    ($NUMBER, from 6081 on)
 #
-# so clear_endpoint() also removes what a gwlbtun that died has left, and endpoints never touch each other's.
+# so clear_endpoint() also removes what a gwlbtun that died has left, and endpoints never touch each other's. Rules and
+# routes say by their protocol ($PROTOCOL) that they are a hook's, and never is one touched that does not. What hooks
+# change for the whole host is noted in the kernel too, in nftables: table inet gwlbtun.
 
 set -eu
 
@@ -69,17 +71,29 @@ rp_filter_forget() {
 
 # ---- Numbers, rules, routes ----
 
-# Sets NUMBER: the endpoint's own if it has one already, else the lowest free one. `ip rule` is the register, so the
-# hook must add a rule with `iif $GWI` of that preference. Holds a lock from here to the script's end.
+PROTOCOL=108 # of no meaning to Linux, and of no routing daemon in iproute2's list
+
+own_rules() {
+	ip -N -4 rule show | grep " proto $PROTOCOL *\$" || :
+}
+
+# Sets NUMBER: the endpoint's own if it has one already, else the lowest that no rule and no route of either family
+# mentions, be it as preference, table or mark. `ip rule` is the register, so the hook must add a rule with `iif $GWI` of
+# that preference. Holds a lock from here to the script's end.
 number() {
 	exec 9<"$DIRECTORY/common.sh"
 	flock 9
-	NUMBER=$(ip -4 rule show | awk -F: -v mine=" iif $GWI " '
-		{ used[$1] = 1 }
-		6081 <= $1 && $1 <= 9999 && index($0, mine) { own = $1 }
-		END { for (free = 6081; free in used; free++); print own ? own : free }')
+	NUMBER=$(own_rules | awk -F: -v mine=" iif $GWI " 'index($0, mine) { print $1; exit }')
+	if [ -z "$NUMBER" ]; then
+		NUMBER=$(for family in -4 -6; do
+			ip -N "$family" rule show
+			ip -N "$family" route show table all
+		done 2>/dev/null | awk -F '[ \t/]+' '
+			{ sub(":", " "); for (i = 1; i <= NF; i++) used[$i] = 1 }
+			END { for (free = 6081; free in used || sprintf("0x%x", free) in used; free++); print free }')
+	fi
 	if [ "$NUMBER" -gt 9999 ]; then
-		echo "The preferences 6081 to 9999 of ip rule are all in use: no room for $GWI." >&2
+		echo "The numbers 6081 to 9999 are all in use by rules or routes: no room for $GWI." >&2
 		exit 1
 	fi
 }
@@ -87,8 +101,8 @@ number() {
 # Removes the rules, routes and nftables table of the endpoint, those that are there.
 clear_endpoint() {
 	for family in -4 -6; do
-		while ip "$family" rule del pref "$NUMBER" 2>/dev/null; do :; done
-		ip "$family" route flush table "$NUMBER" 2>/dev/null || :
+		ip "$family" rule flush pref "$NUMBER" protocol "$PROTOCOL" 2>/dev/null || :
+		ip "$family" route flush table "$NUMBER" proto "$PROTOCOL" 2>/dev/null || :
 	done
 	printf 'table inet %s\ndelete table inet %s\n' "$RULESET" "$RULESET" | nft -f -
 }
@@ -96,23 +110,67 @@ clear_endpoint() {
 # rule SELECTOR... ACTION...: adds a rule for both IPv4 and IPv6, behind those of the endpoint that are there already.
 rule() {
 	for family in $FAMILIES; do
-		ip "$family" rule add pref "$NUMBER" "$@"
+		rule_of "$family" "$@"
 	done
+}
+
+# rule_of -4|-6 SELECTOR... ACTION...
+rule_of() {
+	family=$1
+	shift
+	ip "$family" rule add pref "$NUMBER" protocol "$PROTOCOL" "$@"
 }
 
 # route ROUTE...: adds a route to the endpoint's table, for both IPv4 and IPv6.
 route() {
 	for family in $FAMILIES; do
-		ip "$family" route add "$@" table "$NUMBER"
+		ip "$family" route add "$@" table "$NUMBER" proto "$PROTOCOL"
 	done
 }
 
-# ---- Sysctls of the whole host: turned on and left on, as others may have come to rely on them ----
+# ---- Sysctls of the host: the first endpoint that needs one turns it on, the last endpoint to go puts it back ----
+
+# sysctl_host NAME VALUE: sets it, and notes what it was.
+sysctl_host() {
+	old=$(cat "/proc/sys/$1")
+	if [ "$old" != "$2" ]; then
+		sysctl_note "$1" "$old" "$2"
+		echo "$2" >"/proc/sys/$1"
+	fi
+}
+
+# sysctl_note NAME OLD NEW. The notes are a chain that nothing runs: they last just as long as the settings do, in each
+# network namespace apart.
+sysctl_note() {
+	nft -f - <<-EOF
+		table inet gwlbtun {
+			chain sysctls {
+				continue comment "$*"
+			}
+		}
+	EOF
+}
+
+# If no endpoint is left, sets back what is still as the hooks have set it. To be called after clear_endpoint().
+sysctls_restore() {
+	if own_rules | grep -q ' iif [^ ]* [^[]'; then # [detached]: the interface is gone
+		return
+	fi
+	# All are looked at before any is written: net.ipv6.conf.all.forwarding overwrites that of each interface.
+	restored=$(nft list chain inet gwlbtun sysctls 2>/dev/null | sed -n 's/.* comment "\(.*\)"$/\1/p' |
+		while read -r name old new; do
+			[ "$(cat "/proc/sys/$name" 2>/dev/null)" != "$new" ] || echo "$name $old"
+		done)
+	echo "$restored" | while read -r name old; do
+		[ -z "$name" ] || echo "$old" >"/proc/sys/$name"
+	done
+	printf 'table inet gwlbtun\ndelete table inet gwlbtun\n' | nft -f -
+}
 
 # An ICMP error or TCP reset that Linux answers a packet with is given that packet's mark, and so its route.
 reflect_marks() {
-	sysctl net/ipv4/fwmark_reflect 1
-	[ "$FAMILIES" = -4 ] || sysctl net/ipv6/fwmark_reflect 1
+	sysctl_host net/ipv4/fwmark_reflect 1
+	[ "$FAMILIES" = -4 ] || sysctl_host net/ipv6/fwmark_reflect 1
 }
 
 # Forwards what comes from gwi: for IPv4 a setting of the interface alone. IPv6 has only the one for the whole host;
@@ -125,8 +183,19 @@ forward() {
 	fi
 	for accept in /proc/sys/net/ipv6/conf/*/accept_ra; do
 		if [ "$(cat "$accept")" = 1 ]; then
-			echo 2 >"$accept"
+			sysctl_host "${accept#/proc/sys/}" 2
 		fi
 	done
-	sysctl net/ipv6/conf/all/forwarding 1
+	overwritten=$(grep -l 1 /proc/sys/net/ipv6/conf/*/forwarding || :)
+	sysctl_host net/ipv6/conf/all/forwarding 1
+	for setting in $overwritten; do
+		sysctl_note "${setting#/proc/sys/}" 1 1
+	done
+}
+
+# Forwards what answers, too: from the interfaces by which the host's own routes lead out.
+forward_answers() {
+	for interface in $(ip -4 route show table main | sed -n 's/.* dev \([^ ]*\).*/\1/p' | sort -u); do
+		sysctl_host "net/ipv4/conf/$interface/forwarding" 1
+	done
 }

@@ -45,5 +45,6 @@ if [ "$1" = CREATE ]; then
 	rule iif "$GWI" lookup "$NUMBER"
 	rule fwmark "$NUMBER" lookup "$NUMBER" # what Linux itself answers with
 else
+	sysctls_restore
 	rp_filter_forget
 fi

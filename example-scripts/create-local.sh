@@ -31,8 +31,8 @@ if [ "$1" = CREATE ]; then
 	[ "$FAMILIES" = -4 ] || ip address replace "$address6/128" dev "$GWI" nodad
 
 	route default dev "$GWO"
-	ip -4 rule add pref "$NUMBER" from "$address4" lookup "$NUMBER"
-	[ "$FAMILIES" = -4 ] || ip -6 rule add pref "$NUMBER" from "$address6" lookup "$NUMBER"
+	rule_of -4 from "$address4" lookup "$NUMBER"
+	[ "$FAMILIES" = -4 ] || rule_of -6 from "$address6" lookup "$NUMBER"
 	rule iif "$GWI" unreachable # nothing is forwarded
 
 	nft -f - <<-EOF
@@ -56,5 +56,6 @@ if [ "$1" = CREATE ]; then
 else
 	ip address del "$address4/32" dev "$GWI" 2>/dev/null || :
 	ip address del "$address6/128" dev "$GWI" 2>/dev/null || :
+	sysctls_restore
 	rp_filter_forget
 fi

@@ -21,8 +21,8 @@ number
 clear_endpoint
 if [ "$1" = CREATE ]; then
 	rp_filter_off
-	sysctl net/ipv4/ip_forward 1
 	forward
+	forward_answers
 	reflect_marks
 
 	route default dev "$GWO"
@@ -48,5 +48,6 @@ if [ "$1" = CREATE ]; then
 		}
 	EOF
 else
+	sysctls_restore
 	rp_filter_forget
 fi

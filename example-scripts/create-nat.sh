@@ -12,9 +12,9 @@
 # CIDRs overlap: create-nat-overlapping.sh. On EC2 turn the source/destination check off.
 #
 # Changes on the host: three rules in `ip rule`, a routing table and an nftables table, per endpoint, and rp_filter on
-# gwi, all of which DESTROY removes or the interface takes with it. For the whole host, and left on:
-# net.ipv4.ip_forward, net.ipv6.conf.all.forwarding, with which an interface's accept_ra of 1 becomes 2,
-# net.ipv4.fwmark_reflect and net.ipv6.fwmark_reflect.
+# gwi, all of which DESTROY removes or the interface takes with it. For the whole host, until the last endpoint's
+# DESTROY: net.ipv4.conf.*.forwarding of the interfaces that routes lead out of, net.ipv6.conf.all.forwarding, with
+# which an interface's accept_ra of 1 becomes 2, net.ipv4.fwmark_reflect and net.ipv6.fwmark_reflect.
 
 # shellcheck source=common.sh
 . "$(dirname "$(readlink -f "$0")")/common.sh"
@@ -23,8 +23,8 @@ number
 clear_endpoint
 if [ "$1" = CREATE ]; then
 	rp_filter_off
-	sysctl net/ipv4/ip_forward 1
 	forward
+	forward_answers
 	reflect_marks
 
 	route default dev "$GWO"
@@ -46,5 +46,6 @@ if [ "$1" = CREATE ]; then
 		}
 	EOF
 else
+	sysctls_restore
 	rp_filter_forget
 fi

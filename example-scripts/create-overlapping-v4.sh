@@ -40,5 +40,6 @@ if [ "$1" = CREATE ]; then
 		}
 	EOF
 else
+	sysctls_restore
 	rp_filter_forget
 fi

@@ -11,9 +11,9 @@
 # through the host. Packets to the host's own addresses are delivered to it instead.
 #
 # Changes on the host: a routing table with two rules in `ip rule` and an nftables table, per endpoint, and forwarding
-# and rp_filter on gwi, all of which DESTROY removes or the interface takes with it. For the whole host, and left on:
-# net.ipv4.fwmark_reflect and net.ipv6.fwmark_reflect, net.ipv6.conf.all.forwarding; with the last, an interface's
-# accept_ra of 1 becomes 2.
+# and rp_filter on gwi, all of which DESTROY removes or the interface takes with it. For the whole host, until the last
+# endpoint's DESTROY: net.ipv4.fwmark_reflect and net.ipv6.fwmark_reflect, net.ipv6.conf.all.forwarding; with the last,
+# an interface's accept_ra of 1 becomes 2.
 
 # shellcheck source=common.sh
 . "$(dirname "$(readlink -f "$0")")/common.sh"
@@ -38,5 +38,6 @@ if [ "$1" = CREATE ]; then
 		}
 	EOF
 else
+	sysctls_restore
 	rp_filter_forget
 fi

@@ -6,6 +6,7 @@ where gwlbtun would. Then in gwlbtun, with hosts and a load balancer around it.
 """
 import contextlib
 import fcntl
+import fnmatch
 import http.client
 import http.server
 import os
@@ -14,7 +15,6 @@ import re
 import select
 import socket
 import struct
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -31,6 +31,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "example-scripts"
 HOOKS = sorted(path.name for path in SCRIPTS.glob("create-*.sh"))
 FORWARDING = "create-route.sh", "create-overlapping-v4.sh", "create-firewall.sh"
 NAT = "create-nat.sh", "create-nat-overlapping.sh"
+NUMBERED = sorted(set(HOOKS) - {"create-passthrough.sh"})
 
 FIRST, SECOND = ENI, 0x076BC493B822CD32
 
@@ -155,7 +156,7 @@ def sysctls(namespace: netns.Namespace) -> dict:
 
 
 def turn_on(namespace: netns.Namespace) -> None:
-    """The sysctls that hooks leave on, and which would show in the state."""
+    """All that hooks turn on for the whole host is on already."""
     for name in "ipv4.ip_forward", "ipv6.conf.all.forwarding", "ipv4.fwmark_reflect", "ipv6.fwmark_reflect":
         namespace.sysctl(f"net.{name}", 1)
 
@@ -178,11 +179,6 @@ def instance():
         yield made
 
 
-def test_scripts_pass_shellcheck():
-    done = subprocess.run(["shellcheck", *SCRIPTS.glob("*.sh")], stdout=subprocess.PIPE, universal_newlines=True)
-    assert done.returncode == 0, done.stdout
-
-
 @pytest.mark.parametrize("arguments", [[], ["CREATE"], ["create", "gwi-1", "gwo-1", "0" * 16 + "1"]])
 @pytest.mark.parametrize("script", HOOKS)
 def test_wrong_arguments_are_told_how_to_be_right(script, arguments):
@@ -193,7 +189,6 @@ def test_wrong_arguments_are_told_how_to_be_right(script, arguments):
 
 @pytest.mark.parametrize("script", HOOKS)
 def test_destroy_leaves_nothing_behind(instance, script):
-    turn_on(instance.namespace)
     # What the owner of the host has set up stays, and stays out of the way.
     instance.namespace.ip("rule add pref 6081 from 10.9.9.9 lookup 6081")
     instance.namespace.run("nft", "add table inet mine")
@@ -211,7 +206,6 @@ def test_destroy_leaves_nothing_behind(instance, script):
 
 @pytest.mark.parametrize("script", HOOKS)
 def test_create_clears_what_a_dead_gwlbtun_left(instance, script):
-    turn_on(instance.namespace)
     survivor, victim = instance.endpoint(SECOND), instance.endpoint(FIRST)
     survivor.hook(script, "CREATE")
     before = state(instance.namespace)
@@ -233,9 +227,34 @@ def without_interfaces(shown: dict) -> dict:
     return {key: value for key, value in shown.items() if key not in ("ip address", "tc qdisc")}
 
 
-@pytest.mark.parametrize("script", sorted(set(HOOKS) - {"create-passthrough.sh"}))
+@pytest.mark.parametrize("script", NUMBERED)
+def test_what_the_owner_has_numbered_is_neither_used_nor_touched(instance, script):
+    ip = instance.namespace.ip
+    ip("-6 rule add pref 6081 from 2001:db8:9::/64 lookup main")
+    ip("rule add pref 100 from 10.9.9.9 lookup 6082")
+    ip("-6 rule add pref 101 from 2001:db8:9::/64 lookup 6083")
+    ip("route add 10.9.0.0/16 dev eth0 table 6084")
+    ip("-6 route add 2001:db8:9::/64 dev eth0 table 6085")
+    ip("rule add pref 102 fwmark 6086/0xffff lookup main")
+    stub = instance.endpoint()
+    before = state(instance.namespace)
+    stub.hook(script, "DESTROY")
+    assert state(instance.namespace) == before
+    stub.hook(script, "CREATE")
+    assert instance.numbers() == {stub.gwi: 6087}
+    late = ["rule {} pref 6087 from 10.8.8.8 lookup main", "-6 rule {} pref 6087 iif eth0 lookup main",
+            "route {} 10.7.0.0/16 dev eth0 table 6087", "-6 route {} 2001:db8:7::/64 dev eth0 table 6087"]
+    for what in late:
+        ip(what.format("add"))
+    stub.hook(script, "CREATE")
+    stub.hook(script, "DESTROY")
+    for what in late:
+        ip(what.format("del"))
+    assert state(instance.namespace) == before
+
+
+@pytest.mark.parametrize("script", NUMBERED)
 def test_endpoints_at_the_same_time_get_numbers_of_their_own(instance, script):
-    turn_on(instance.namespace)
     stubs = [instance.endpoint(eni) for eni in range(1, 13)]
     before = state(instance.namespace)
     for action in "CREATE", "DESTROY":
@@ -252,25 +271,59 @@ def test_endpoints_at_the_same_time_get_numbers_of_their_own(instance, script):
 
 
 @pytest.mark.parametrize("script", HOOKS)
-def test_sysctls_left_on_are_those_that_the_script_names(instance, script):
+def test_sysctls_of_the_host_are_changed_as_the_script_says(instance, script):
     stub = instance.endpoint()
     before = sysctls(instance.namespace)
     stub.hook(script, "CREATE")
-    stub.hook(script, "DESTROY")
-    after = sysctls(instance.namespace)
-    changed = {name for name in before if after.get(name, before[name]) != before[name]}
+    created = sysctls(instance.namespace)
+    changed = {name for name in before if created[name] != before[name]}
     changed = {name for name in changed if stub.gwi not in name and "conntrack_count" not in name}
     text = (SCRIPTS / script).read_text()
     if "as create-route.sh" in text:
         text = (SCRIPTS / "create-route.sh").read_text()
     if "as create-nat.sh" in text:
         text = (SCRIPTS / "create-nat.sh").read_text()
+    named = re.findall(r"net[.]ipv[46][.][\w.*]+\b", text.split(". \"$(dirname")[0])
     # Those of single interfaces follow the one for all (ip-sysctl.rst).
-    followers = r"net\.ipv[46]\.conf\.[\w-]+\.(forwarding|accept_redirects|accept_ra)$"
-    unnamed = {name for name in changed if name not in text and not re.match(followers, name)}
-    assert unnamed == set()
-    if not changed:
-        assert "net.ipv" not in text.split(". \"$(dirname")[0]
+    followers = r"net\.ipv6\.conf\.[\w-]+\.(forwarding|accept_ra)$" if "net.ipv6.conf.all.forwarding" in named else "$^"
+    assert {name for name in changed
+            if not any(fnmatch.fnmatch(name, pattern) for pattern in named) and not re.match(followers, name)} == set()
+    assert {pattern for pattern in named if not fnmatch.filter(changed, pattern)} == set()
+
+
+@pytest.mark.parametrize("script", FORWARDING + NAT)
+def test_sysctls_are_put_back_by_the_last_endpoint_as_they_were(instance, script):
+    """Each to its own value, be it on or off; not one that its owner has set meanwhile."""
+    namespace = instance.namespace
+    namespace.ip("link add mine type veth peer name other")
+    namespace.sysctl("net.ipv6.conf.mine.forwarding", 1)
+    namespace.sysctl("net.ipv4.fwmark_reflect", 1)
+    namespace.sysctl("net.ipv6.conf.other.accept_ra", 0)
+    stubs = [instance.endpoint(eni) for eni in (FIRST, SECOND)]
+    before = state(namespace)
+    for stub in stubs:
+        stub.hook(script, "CREATE")
+    namespace.sysctl("net.ipv6.conf.eth0.accept_ra", 0)
+    stubs[0].hook(script, "DESTROY")
+    while_one_is_left = sysctls(namespace)
+    assert while_one_is_left["net.ipv6.conf.all.forwarding"] == while_one_is_left["net.ipv6.fwmark_reflect"] == "1"
+    stubs[1].hook(script, "DESTROY")
+    assert sysctls(namespace)["net.ipv6.conf.eth0.accept_ra"] == "0"
+    namespace.sysctl("net.ipv6.conf.eth0.accept_ra", 1)
+    assert state(namespace) == before
+
+
+@pytest.mark.parametrize("script", FORWARDING + NAT)
+def test_sysctls_are_put_back_for_a_gwlbtun_that_died(instance, script):
+    dead, stub = instance.endpoint(FIRST), instance.endpoint(SECOND)
+    before = sysctls(instance.namespace)
+    dead.hook(script, "CREATE")
+    dead.close()
+    stub.hook(script, "CREATE")
+    stub.hook(script, "DESTROY")
+    after = sysctls(instance.namespace)
+    assert {name for name in after if after[name] != before[name] and stub.gwi not in name
+            and "conntrack_count" not in name} == set()
 
 
 @pytest.mark.parametrize("script", ["create-route.sh", "create-nat.sh"])
@@ -589,7 +642,6 @@ def start(lab, script: str):
 @contextlib.contextmanager
 def nothing_left_behind(lab, script: str):
     """Runs a daemon with the script, whose hooks end well and leave the appliance as it was."""
-    turn_on(lab.appliance)
     before = state(lab.appliance)
     daemon = start(lab, script)
     yield daemon
