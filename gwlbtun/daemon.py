@@ -41,7 +41,10 @@ class Daemon:
         threading.current_thread().name = "gwlbtun"
         fastpath.set_thread_name("gwlbtun")
         self._build()
-        self._start()
+        try:
+            self._start()
+        except RuntimeError as error:  # no room for a thread
+            raise StartError(str(error)) from None
         self._loop()
         self._log.stop()
         return 0
@@ -83,6 +86,7 @@ class Daemon:
         self._handler.trace(traced)
         self._log.start(Trace(self._handler, self._log) if traced else None)
         self._log.info(CORE, f"gwlbtun {__version__} starts, process {os.getpid()}.")
+        Worker(self._log, "gwlbtun Stop", self._stop).start()  # at once: later there may be no room for it
         for receiver in self._receivers:
             receiver.worker.start()
         if self._server:
@@ -126,12 +130,12 @@ class Daemon:
             if self._stopping.is_set():
                 hooks.kill_all()
                 os._exit(128 + number)
-            self._stopping.set()
             self._log.important(CORE, f"{name}: stopping; another one stops at once.")
-            Worker(self._log, "gwlbtun Stop", self._stop).start()
+            self._stopping.set()
 
     def _stop(self) -> None:
-        """Lets what has come in go through, and takes everything down in order."""
+        """Once told to, lets what has come in go through and takes everything down in order."""
+        self._stopping.wait()
         try:
             self._handler.stop()
             for receiver in self._receivers:

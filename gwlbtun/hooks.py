@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT-0
 """The create and destroy commands: run as a shell would run a command line, heard, waited for, never in the way.
 
+A flood of new ENI IDs must not become one of processes: at most SIDE_BY_SIDE hooks take their turn at a time. A turn ends
+with the hook, but after TURN_S at the latest, so that one that hangs holds up no other.
+
 They are started with posix_spawn, which does not copy the page tables of a process with a large flow table, and waited
 for on a pidfd. What they print goes to the log line by line, and so does what a process they leave behind prints later.
 """
 import collections
+import contextlib
 import os
 import select
 import signal
@@ -15,6 +19,8 @@ from typing import Deque, Optional, Set, Tuple
 from .logs import CORE, Log
 from .worker import Worker
 
+SIDE_BY_SIDE = 16
+TURN_S = 2.0
 LINE_BYTES = 1_000   # longer ones are cut into several
 KEPT_LINES = 10      # the last ones, told again when a hook fails
 GRACE_S = 5.0        # for a create hook that still runs when gwlbtun stops
@@ -25,6 +31,7 @@ READER_S = 0.5       # for the last lines of a hook that failed, when others sti
 
 _SIGNALS_TO_DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM)  # Python ignores the first two
 
+_turns = threading.Semaphore(SIDE_BY_SIDE)
 _running: Set[int] = set()  # process groups
 _running_lock = threading.Lock()
 
@@ -63,13 +70,16 @@ class Hook:
 
         Once stop is set it has GRACE_S left, and is terminated then. Without a stop it may take as long as it likes.
         """
-        self._log.info(CORE, f"Running the {self._title}: {self._command}")
-        try:
-            pid, reader = self._start()
-        except (OSError, RuntimeError) as error:
-            self._log.important(CORE, f"The {self._title} could not be started: {error}.")
-            return False
-        status = self._wait(pid, stop)
+        with contextlib.ExitStack() as turn:
+            _turns.acquire()
+            turn.callback(_turns.release)
+            self._log.info(CORE, f"Running the {self._title}: {self._command}")
+            try:
+                pid, reader = self._start()
+            except (OSError, RuntimeError) as error:
+                self._log.important(CORE, f"The {self._title} could not be started: {error}.")
+                return False
+            status = self._wait(pid, turn, stop)
         if status == 0:
             return True
         reader.join(READER_S)
@@ -117,7 +127,7 @@ class Hook:
                 if not data:
                     return
 
-    def _wait(self, pid: int, stop: Optional[threading.Event]) -> int:
+    def _wait(self, pid: int, turn: contextlib.ExitStack, stop: Optional[threading.Event]) -> int:
         """Its wait status. Tells at growing intervals that it still runs."""
         begin = time.monotonic()
         reminder = FIRST_REMINDER_S
@@ -127,6 +137,8 @@ class Hook:
         poll.register(pidfd, select.POLLIN)
         while not poll.poll(POLL_S * 1000):
             now = time.monotonic()
+            if now - begin >= TURN_S or stop and stop.is_set():
+                turn.close()  # of effect once
             if now - begin >= reminder:
                 self._log.important(CORE, f"The {self._title} has been running for {now - begin:.0f} s; "
                                           "its endpoint waits.")

@@ -129,7 +129,7 @@ class Daemon:
         """Names of its threads as the kernel has them, by ID."""
         found = {}
         for task in Path(f"/proc/{self.pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 found[int(task.name)] = (task / "comm").read_text().rstrip("\n")
         return found
 

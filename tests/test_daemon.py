@@ -85,3 +85,16 @@ def test_packets_that_go_in_and_never_come_back_are_worth_a_hint(lab):
     hint, = [line for line in daemon.log().splitlines() if "none has come back" in line]
     for cause in "create hook", "ip_forward", "rp_filter", "source/destination check":
         assert cause in hint
+
+
+def test_stopping_needs_no_new_thread_but_those_that_hear_hooks(lab, tmp_path):
+    daemon = lab.start(hook=PASSTHROUGH.replace("|| exit 0\n", f"|| until [ -e {tmp_path}/go ]; do sleep 0.01; done; exit\n"))
+    endpoint = lab.endpoint()
+    endpoint.send(udp())
+    assert lab.wait(lambda: daemon.eni(endpoint) and daemon.eni(endpoint)["state"] == "up")
+    before = daemon.threads()
+    daemon.process.send_signal(signal.SIGTERM)
+    assert lab.wait(lambda: "gwlbtun Hook" in daemon.threads().values())
+    assert {name for thread, name in daemon.threads().items() if thread not in before} == {"gwlbtun Hook"}
+    (tmp_path / "go").touch()
+    assert daemon.process.wait(20) == 0

@@ -191,8 +191,10 @@ def test_a_clean_stop_lets_what_has_come_through_and_destroys_all(lab, number):
         for index in range(20):
             endpoint.send(numbered(index))
     assert lab.wait(lambda: all(len(endpoint.received) == 20 for endpoint in endpoints))
+    begin = time.monotonic()
     daemon.process.send_signal(number)
     assert daemon.process.wait(20) == 0
+    assert time.monotonic() - begin < 2
     assert sorted(line.split()[1] for line in calls(lab)) == ["CREATE"] * 5 + ["DESTROY"] * 5
     assert interfaces(lab) == []
     assert daemon.log().splitlines()[-1].endswith("Stopped.")

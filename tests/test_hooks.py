@@ -228,3 +228,43 @@ def test_kill_all(hook, script, tmp_path):
         thread.join(10)
         assert not thread.is_alive()
         wait_for(lambda: ended(pid))
+
+
+def test_only_so_many_run_side_by_side(hook, script, tmp_path):
+    (tmp_path / "running").mkdir()
+    command = script(f"""
+touch {tmp_path}/running/$$
+ls {tmp_path}/running | wc -l >> {tmp_path}/counts
+sleep 0.1
+rm {tmp_path}/running/$$""")
+    threads = [threading.Thread(target=hook(command).run) for _ in range(3 * hooks.SIDE_BY_SIDE)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    counts = [int(count) for count in (tmp_path / "counts").read_text().split()]
+    assert len(counts) == len(threads)
+    assert 1 < max(counts) <= hooks.SIDE_BY_SIDE
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_those_that_hang_lose_their_turn(hook, script, tmp_path, monkeypatch, stopping):
+    monkeypatch.setattr(hooks, "TURN_S", 1000 if stopping else 0.1)
+    hanging = script(f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done")
+    stop = threading.Event()
+    threads = [threading.Thread(target=hook(hanging).run, args=(stop,)) for _ in range(hooks.SIDE_BY_SIDE)]
+    for thread in threads:
+        thread.start()
+    if stopping:
+        stop.set()
+    other = threading.Thread(target=hook("true").run, daemon=True)
+    other.start()
+    other.join(4)
+    assert not other.is_alive()
+    (tmp_path / "go").touch()
+    for thread in threads:
+        thread.join(10)
+    assert all(hooks._turns.acquire(timeout=5) for _ in range(hooks.SIDE_BY_SIDE))  # each turn was given back, once
+    assert not hooks._turns.acquire(blocking=False)
+    for _ in range(hooks.SIDE_BY_SIDE):
+        hooks._turns.release()
