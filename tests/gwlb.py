@@ -48,7 +48,6 @@ UDP_GRO = 104
 MAX_DATAGRAM = 65535
 RECEIVE_BUFFER = 32 << 20
 RECEIVE_TIMEOUT = struct.pack("ll", 0, 100_000)  # so that the homeward thread looks up when nothing comes
-DONT_FRAGMENT = b"\x40\x00"  # in IPv4's flags and fragment offset: and it is no fragment
 HOST_BATCH = 64  # packets read from one host before the next has its turn
 
 
@@ -121,16 +120,10 @@ class Flow:
 
 
 class Identical:
-    """What an appliance that passes packets through returns: each packet once, as it was.
-
-    The ID of an IPv4 packet that may not be fragmented means nothing and may change (RFC 6864 section 4.1), as it does
-    where packets are merged and split.
-    """
+    """What an appliance that passes packets through returns: each packet once, as it was."""
 
     def fingerprint(self, packet: bytes) -> Optional[bytes]:
         """What a returned packet must have in common with one that was sent; None: it need not be one."""
-        if packet[0] >> 4 == 4 and packet[6:8] == DONT_FRAGMENT:
-            return packet[:4] + packet[6:10] + packet[12:]
         return packet
 
     def admits(self, packet: bytes) -> bool:
@@ -143,8 +136,7 @@ class Forwarded(Identical):
 
     def fingerprint(self, packet: bytes) -> Optional[bytes]:
         if packet[0] >> 4 == 4:
-            ident = b"" if packet[6:8] == DONT_FRAGMENT else packet[4:6]
-            return packet[:4] + ident + packet[6:8] + packet[9:10] + packet[12:]
+            return packet[:8] + packet[9:10] + packet[12:]
         return packet[:7] + packet[8:]
 
     def admits(self, packet: bytes) -> bool:

@@ -191,6 +191,14 @@ def test_a_wrong_reply_is_found(lab, behaviour, fault):
     assert len(found) == 1 and fault in found[0]
 
 
+@pytest.mark.parametrize("expectation", [gwlb.Identical(), gwlb.Forwarded()])
+@pytest.mark.parametrize("dont_fragment", [True, False])
+def test_another_ip_id_is_found(lab, expectation, dont_fragment):
+    sent, returned = (packets.udp(CLIENT[0], SERVER[0], 1, 2, ident=ident, dont_fragment=dont_fragment) for ident in (0, 1))
+    found = violations(lab, lambda reply: [replace(reply, payload=reply.payload[:40] + returned)], expectation, (sent,))
+    assert len(found) == 1 and "altered" in found[0]
+
+
 @pytest.mark.parametrize("expectation", [gwlb.Identical(), gwlb.Forwarded(), gwlb.WellFormed()])
 def test_a_packet_under_another_flows_header_is_found(lab, expectation):
     headers = []
