@@ -9,8 +9,10 @@ HEADERS  := $(sort $(wildcard native/*.h))
 SHIM     := native/gwlbtun.so
 VENV     := .venv
 
-# gwlbtun/fastpath.py computes the same digest of the same files, in the same order, to tell a stale object.
+# gwlbtun/fastpath.py computes the same digest of the same files, in the same order, to tell a stale object.  So does the
+# rule for the object: it goes by the digest that the object holds, as file times do not survive a copy.
 BUILD_ID := $(shell cat $(sort $(SOURCES) $(HEADERS)) | sha256sum | cut -d' ' -f1)
+STALE    := $(shell grep -qs $(BUILD_ID) $(SHIM) || echo FORCE)
 
 SHIM_FLAGS = -std=gnu11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread $(WARNINGS) \
              -DGW_BUILD_ID='"$(BUILD_ID)"' $(CFLAGS)
@@ -21,7 +23,7 @@ PYTEST = $(if $(shell python3 -c 'import pytest' 2>/dev/null && echo yes),python
 all: $(SHIM)
 
 # Written beside and moved into place, so that a daemon that has the old object mapped goes on undisturbed.
-$(SHIM): $(SOURCES) $(HEADERS) Makefile
+$(SHIM): $(STALE) Makefile
 	$(CC) $(SHIM_FLAGS) -shared -o $@.new $(SOURCES) $(LDFLAGS)
 	mv -f $@.new $@
 
@@ -54,4 +56,4 @@ bench: $(SHIM)
 clean:
 	rm -rf $(SHIM) $(SHIM).new build
 
-.PHONY: all test pytest sanitize sanitize-with bench clean
+.PHONY: all test pytest sanitize sanitize-with bench clean FORCE

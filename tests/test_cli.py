@@ -167,6 +167,21 @@ def test_a_stale_shim(copy):
     refused(run(program=copy), "built from other sources", "run `make")
 
 
+def test_make_mends_a_stale_shim_whatever_the_times_of_its_files(copy, namespace):
+    makefile = shutil.copy(PROGRAM.parent / "Makefile", copy.parent)
+    header = copy.parent / "native" / "gwlbtun.h"
+    with open(header, "a", encoding="ascii") as file:
+        file.write("/* changed */\n")
+    for path in header, makefile:
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    build = ["make", "-C", copy.parent, "CFLAGS=-O0"]
+    subprocess.run(build, stdout=subprocess.DEVNULL, timeout=300, check=True)
+    subprocess.run([*build, "--question"], timeout=60, check=True)  # and then there is nothing left to do
+    with namespace.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind(("", 6081))
+        refused(run(program=copy), "UDP port 6081")  # so far it got
+
+
 def test_a_shim_that_is_none(copy):
     (copy.parent / "native" / "gwlbtun.so").write_bytes(b"no object\n")
     refused(run(program=copy), "cannot be used", "run `make")
