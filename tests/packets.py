@@ -9,13 +9,14 @@ from typing import List, NamedTuple, Tuple
 
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION = 0, 43, 44, 51, 60
+EXTENSIONS = HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, 135, 139, 140  # IANA's list
 
 SYN, ACK, FIN = 0x02, 0x10, 0x01
 
 ECHO_REQUEST = {4: 8, 6: 128}
 ECHO_REPLY = {4: 0, 6: 129}
 _ECHOES = {4: (0, 8), 6: (128, 129)}
-_ERRORS = {4: (3, 4, 5, 11, 12), 6: (1, 2, 3, 4)}
+_ERRORS = {4: (3, 4, 5, 11, 12), 6: range(128)}
 
 
 class Packet(NamedTuple):
@@ -80,7 +81,7 @@ def _parse_ipv6(packet: bytes) -> Packet:
     source, destination = packet[8:24], _whole(packet, 24, 16)
     protocol, offset = packet[6], 40
     fragment, fragment_offset, fragment_id = False, 0, 0
-    while protocol in (HOP_BY_HOP, ROUTING, DESTINATION, FRAGMENT, AUTHENTICATION) and not fragment_offset:
+    while protocol in EXTENSIONS and not fragment_offset:
         following, size = packet[offset], (packet[offset + 1] + 1) * 8
         if protocol == AUTHENTICATION:
             size = (packet[offset + 1] + 2) * 4
@@ -121,8 +122,9 @@ def flow_key(packet: bytes) -> tuple:
 
 
 def fragment_key(parsed: Packet) -> tuple:
-    """The name of the datagram that a fragment is part of."""
-    return "datagram", parsed.version, parsed.protocol, parsed.source, parsed.destination, parsed.fragment_id
+    """The name of the datagram that a fragment is part of. IPv6 does not go by the protocol (RFC 8200, 4.5)."""
+    protocol = parsed.protocol if parsed.version == 4 else FRAGMENT
+    return "datagram", parsed.version, protocol, parsed.source, parsed.destination, parsed.fragment_id
 
 
 def faults(packet: bytes) -> List[str]:

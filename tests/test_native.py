@@ -2,6 +2,7 @@
 """The C parts by themselves: against their oracles in Python, and under stress and random input with the sanitizers."""
 import ctypes
 import random
+import struct
 import subprocess
 from ctypes import POINTER, byref, c_bool, c_char_p, c_size_t, c_uint, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p
 from pathlib import Path
@@ -123,6 +124,116 @@ def test_every_header_is_judged_as_the_codec_judges_it(parts):
     assert seen == {None, "drop_header_short", "drop_version", "drop_options_length", "drop_control", "drop_protocol",
                     "drop_option_overrun", "drop_option_size", "drop_critical_option", "drop_no_eni",
                     "drop_no_attachment", "drop_no_cookie", "drop_inner_truncated", "drop_inner_mismatch"}
+
+
+# ---- Flow keys against packets.flow_key() ----------------------------------------------------------------------------
+
+
+HOSTS = {4: ("10.0.0.1", "10.0.0.2", "9.255.255.255"), 6: ("fd00::1", "fd00::2", "fd00:0:0:1::")}
+PORTS = 0, 53, 0x0100, 0xFFFF
+IDS = 0, 1, 0xFFFF, 0x10000, 0xFFFFFFFF
+OTHER_PROTOCOLS = 0xFD, 47, 59
+
+
+def random_transport(rng):
+    """A protocol and what follows the IP header; now and then it is cut short. From few values, so many are alike."""
+    protocol = rng.choice((packets.TCP, packets.UDP, packets.ICMP, packets.ICMPV6, rng.choice(OTHER_PROTOCOLS)))
+    body = struct.pack("!HH", rng.choice(PORTS), rng.choice(PORTS))
+    if protocol in (packets.ICMP, packets.ICMPV6):
+        body = bytes([rng.choice((0, 8, 13) if protocol == packets.ICMP else (128, 129, 133)), 0, 0, 0]) + body
+    body += rng.randbytes(rng.randrange(30))
+    return protocol, body[:rng.randrange(9)] if rng.random() < 0.1 else body
+
+
+def random_extensions(rng):
+    made = []
+    for _ in range(rng.choice((0, 0, 1, 2, 3))):
+        kind = rng.choice([number for number in packets.EXTENSIONS if number != packets.FRAGMENT])
+        units = rng.randrange(4)
+        size = (units + 2) * 4 if kind == packets.AUTHENTICATION else (units + 1) * 8
+        made.append((kind, bytes([0, units]) + rng.randbytes(size - 2)))
+    return made
+
+
+def random_plain_packet(rng, version):
+    """No ICMP error; perhaps a fragment."""
+    source, destination = rng.choice(HOSTS[version]), rng.choice(HOSTS[version])
+    protocol, body = random_transport(rng)
+    fields = {"ttl": rng.randrange(256), "tos": rng.randrange(256)}
+    offset, more, ident = rng.choice((0, 0, 8, 1480, 65528)), rng.random() < 0.5, rng.choice(IDS)
+    fragment = rng.random() < 0.4
+    if version == 4:
+        if fragment:
+            fields.update(fragment_offset=offset, more=more, dont_fragment=False)
+        return packets.ipv4(source, destination, protocol, body, ident=ident & 0xFFFF,
+                            options=rng.randbytes(4 * rng.randrange(11)), **fields)
+    extensions = random_extensions(rng)
+    if fragment:
+        reserved = rng.choice((0, 6))
+        extensions.insert(rng.randrange(len(extensions) + 1),
+                          (packets.FRAGMENT, struct.pack("!BBHI", 0, 0, offset | reserved | more, ident)))
+    return packets.ipv6(source, destination, protocol, body, flow_label=rng.randrange(1 << 20), extensions=tuple(extensions),
+                        **fields)
+
+
+def random_packet(rng):
+    version = rng.choice((4, 6))
+    packet = random_plain_packet(rng, version)
+    if rng.random() < 0.3:
+        kind = rng.choice((3, 4, 5, 11, 12) if version == 4 else (1, 2, 3, 4, 0, 127))
+        quote = packet[:rng.choice((rng.randrange(20), packets.parse(packet).transport + 8, len(packet)))]
+        packet = packets.icmp(rng.choice(HOSTS[version]), rng.choice(HOSTS[version]), kind, 0, bytes(4), quote)
+    return packet
+
+
+def expected_names(packet):
+    """What the keys of a packet stand for, and whether the packet goes from the second end of its flow to the first."""
+    parsed, names = packets.parse(packet), {}
+    if parsed.fragment:
+        names["fragment"] = packets.fragment_key(parsed)
+    if packets.is_icmp_error(parsed, packet):
+        try:
+            names["quoted"] = packets.flow_key(packet)
+        except ValueError:
+            pass
+        return {"own": ("error", parsed.source, parsed.destination, names.get("quoted")), **names}, False
+    names["own"] = packets.flow_key(packet)
+    if parsed.fragment_offset:
+        return names, False
+    first, second = names["own"][2:]
+    at_second = parsed.source != first[0]
+    if parsed.source == parsed.destination and parsed.protocol in (packets.TCP, packets.UDP):
+        at_second = first[1] != second[1] and packet[parsed.transport:parsed.transport + 2] != struct.pack("!H", first[1])
+    return names, at_second
+
+
+def native_names(parts, packet, slot):
+    parsed, keys = Packet(), Keys()
+    assert parts.gw_packet_parse(packet, len(packet), packet[0] >> 4, byref(parsed)) == 0
+    parts.gw_packet_keys(byref(parsed), slot, byref(keys))
+    names = {"own": bytes(keys.own.word)}
+    if keys.has_fragment:
+        names["fragment"] = bytes(keys.fragment.word)
+    if keys.has_quoted:
+        names["quoted"] = bytes(keys.quoted.word)
+    return names, keys.reversed
+
+
+def test_packets_have_one_key_when_they_are_of_one_flow_and_only_then(parts):
+    rng, key_of, name_of, total = random.Random(2026), {}, {}, 0
+    for _ in range(40000):
+        packet, slot = random_packet(rng), rng.choice((0, 65535))
+        expected, expected_reversed = expected_names(packet)
+        found, is_reversed = native_names(parts, packet, slot)
+        assert found.keys() == expected.keys(), packet.hex()
+        assert is_reversed == expected_reversed, packet.hex()
+        for kind, name in expected.items():
+            assert key_of.setdefault((slot, name), found[kind]) == found[kind], (kind, name, packet.hex())
+            assert name_of.setdefault(found[kind], (slot, name)) == (slot, name), (kind, name, packet.hex())
+            total += 1
+    kinds = {name[0] for _, name in key_of}
+    assert kinds == {4, 6, "datagram", "error"}
+    assert total > 4 * len(key_of), "few packets were of one flow"
 
 
 # ---- The flow table --------------------------------------------------------------------------------------------------
