@@ -71,15 +71,24 @@ def cores(most: int) -> Callable[[str], Tuple[int, ...]]:
     return check
 
 
+# A first word that only the shell can judge: one it expands or that is joined to more than a name, or one of its own.
+_SHELL_SYNTAX = re.compile(r"[$~;&|()<>`{}*?\[\]!\n]")
+_SHELL_WORDS = frozenset("! . : alias break case cd command continue eval exec exit export for if local read readonly return "
+                         "set shift test times trap type ulimit umask unset until wait while".split())
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z_0-9]*=.*", re.DOTALL)
+
+
 def command(text: str) -> str:
-    """A check for a command line whose first word can be run."""
+    """A check for a command line whose program can be run, as far as that can be told without a shell."""
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise ValueError(f"'{text}' is not a command line a shell could read: {error}") from None
-    if not words:
+    program = next((word for word in words if not _ASSIGNMENT.fullmatch(word)), None)
+    if not program:
         raise ValueError("the command is empty: give an executable file, and its arguments if any")
-    program = words[0]
+    if _SHELL_SYNTAX.search(program) or program in _SHELL_WORDS:
+        return text
     if shutil.which(program) is None:
         if os.path.isdir(program):
             raise ValueError(f"'{program}' is a directory: give an executable file")

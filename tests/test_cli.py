@@ -102,6 +102,26 @@ def test_both_spellings_say_the_same(hook):
                                      hex_dumps=True)
 
 
+@pytest.mark.parametrize("line", [
+    "FROM=here {hook}", "A=1 B='2 3' {hook} --rule 'two words'", "$HOME/h.sh", "~/h.sh", "cd /x && ./h.sh", "exec h.sh",
+    "(cd /x; ./h.sh)", "{hook}; true", "`which h.sh` x", "if true; then {hook}; fi", ">/dev/null {hook}", "{{ h.sh; }}",
+])
+def test_a_hook_may_be_whatever_a_shell_runs(hook, line):
+    line = line.format(hook=hook)
+    chosen = cli.parse(["-c", line, "-r", line])
+    assert chosen.create_hook == chosen.destroy_hook == line
+
+
+@pytest.mark.parametrize("line, complaint", [
+    ("FROM=here /nowhere/h.sh", "there is no '/nowhere/h.sh'"), ("no-such-program --x", "there is no 'no-such-program'"),
+    ("A=1 /etc/passwd", "'/etc/passwd' cannot be executed"), ("A=1", "the command is empty"), ("B=2 /etc", "is a directory"),
+])
+def test_the_program_of_a_hook_is_found_behind_its_variables(capsys, line, complaint):
+    with pytest.raises(SystemExit):
+        cli.parse(["-c", line])
+    assert complaint in capsys.readouterr().err
+
+
 def test_defaults():
     assert cli.parse([]) == Settings()
     assert (Settings().flow_idle_s, Settings().endpoint_idle_s, Settings().health_port) == (350, 0, None)
