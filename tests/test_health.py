@@ -8,7 +8,7 @@ import pytest
 
 import packets
 from gwlbtun import health
-from lab import CLIENT, ENI, PASSTHROUGH, SERVER, Daemon
+from lab import CLIENT, ENI, PASSTHROUGH, PROGRAM, SERVER, Daemon
 
 GWI, GWO = "gwi-887epl1g9A", "gwo-887epl1g9A"
 
@@ -190,6 +190,38 @@ def test_a_dead_tunnel_thread_is_named(lab):
     assert f"- thread gwlbtun T000 of {GWI} is dead" in page
     assert re.search(r"Tunnel handler thread 0 \(ID \d+\): Unhealthy, ", page)
     assert "(core,critical)" in daemon.log()
+
+
+# The command, with a second receiver whose socket is none any more by the time it runs.
+ONE_RECEIVER_DIES = """
+import os, sys
+sys.path.insert(0, {root!r})
+from gwlbtun import cli, daemon
+
+start = daemon.Daemon._start
+
+def start_without_a_socket(self):
+    os.dup2(os.open(os.devnull, os.O_RDONLY), self._receivers[1]._socket.fileno())
+    start(self)
+
+daemon.Daemon._start = start_without_a_socket
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_dead_receiver_is_named_and_the_others_go_on(lab, monkeypatch):
+    program = lab.directory / "gwlbtun.py"
+    program.write_text(ONE_RECEIVER_DIES.format(root=str(PROGRAM.parent)))
+    monkeypatch.setattr("lab.PROGRAM", program)
+    daemon = lab.start("--udpthreads", "3")
+    assert lab.wait(lambda: reasons(daemon))
+    assert reasons(daemon) == ["thread gwlbtun U001 is dead: Socket operation on non-socket"]
+    threads = daemon.health()["udp"]["UDPPacketReceiver"]["threads"]
+    assert [thread["healthy"] for thread in threads] == [True, False, True]
+    flood(lab, lab.endpoint(), 100)
+    assert [bool(thread["pktsIn"]) for thread in daemon.health()["udp"]["UDPPacketReceiver"]["threads"]] \
+        == [True, False, True]
+    assert len(re.findall(r"\(core,critical\) : Thread gwlbtun U001 has failed", daemon.log())) == 1
 
 
 def test_an_endpoint_that_fails_to_come_up_is_named_and_tried_again(lab):

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: MIT-0
 """Health as a running daemon tells it: each form has its shape, and the figures are those of what was sent."""
+import contextlib
+import itertools
 import json
 import os
 import re
 import signal
+import socket
+import threading
+import time
 
 import pytest
 
 import packets
-from lab import CLIENT, ENI, SERVER
+from lab import CLIENT, ENI, HEALTH_PORT, SERVER
 
 NUMBER = int, float
 
@@ -165,6 +170,50 @@ until [ -e "$(dirname "$0")/go" ]; do sleep 0.02; done
         assert "gwlbtun is stopping" in daemon.health()["reasons"]
     (lab.directory / "go").touch()
     assert daemon.process.wait(20) == 0
+
+
+GARBAGE = [b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"\r\n" * 100, b"GET\r\n\r\n", b"\0" * 70_000, b"POST / HTTP/1.1\r\n\r\n",
+           b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 500 + b"\r\n", b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n"]
+
+
+def test_what_clients_do_to_the_health_port_costs_the_traffic_nothing(lab):
+    """Garbage, and a hundred clients that say nothing, while packets stream."""
+    daemon = lab.start()
+    endpoint = lab.endpoint()
+    packet = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"good")
+    endpoint.send(packet)
+    assert lab.wait(lambda: endpoint.received == [packet])
+    before, begin = len(daemon.log().splitlines()), time.monotonic()
+    done = threading.Event()
+    streamer = threading.Thread(target=lambda: stream(endpoint, packet, done))
+    streamer.start()
+    try:
+        with contextlib.ExitStack() as clients:
+            def connect():
+                with lab.appliance.entered():
+                    return clients.enter_context(socket.create_connection(("127.0.0.1", HEALTH_PORT), timeout=10))
+
+            for _ in range(100):
+                connect()
+            garbage = itertools.cycle(GARBAGE)
+            while lab.balancer.counters.sent < 1000:
+                with contextlib.suppress(ConnectionError):
+                    client = connect()
+                    client.sendall(next(garbage))
+                    assert b" 200 " not in client.recv(65536).split(b"\r\n")[0]
+            assert daemon.get()[0] == 200
+    finally:
+        done.set()
+        streamer.join()
+    assert lab.wait(lambda: len(endpoint.received) == lab.balancer.counters.sent)
+    assert daemon.drops() == {}
+    assert len(daemon.log().splitlines()) - before <= time.monotonic() - begin
+    assert daemon.errors() == ""
+
+
+def stream(endpoint, packet, done):
+    while not done.wait(0.001):
+        endpoint.send(packet)
 
 
 def test_seconds_since_the_last_packet_start_anew_with_each(lab):

@@ -8,16 +8,18 @@ import threading
 import pytest
 
 from gwlbtun import StartError, web
-from logbook import Logbook
+from logbook import LINE, Logbook
 
 LOOPBACKS = ["127.0.0.1", "::1"]
 
 
 @pytest.fixture
 def book(tmp_path):
+    """A log of everything. Nothing that a client does may be worth a line to who has not asked for debug."""
     logbook = Logbook(tmp_path)
     yield logbook
     logbook.close()
+    assert {LINE.fullmatch(line)["level"] for line in logbook.lines()} <= {"debug", "debugdetail"}
 
 
 @pytest.fixture
