@@ -337,6 +337,20 @@ def test_a_full_table_loses_its_oldest(flows):
     assert flows.count() == 64 and flows.entries() == 64
 
 
+@pytest.mark.parametrize("flows", [16], indirect=True)
+def test_a_full_table_whose_flows_are_all_in_use_takes_no_new_one(flows):
+    """A flow without a time is one that is about to be written: it cannot go."""
+    full = Shim().counters.index("drop_flows_full")
+    for number in range(15):
+        assert flows.learn(number, cookie=number, now=0) == 0
+    assert flows.learn(100, cookie=100, header_len=260) == full
+    assert flows.learn(15, cookie=15, now=0) == 0, "the entries of the one that found no room are lost"
+    assert flows.learn(101, cookie=101) == full
+    assert [flows.find(number, now=0) for number in range(16)] == [(number, 40) for number in range(16)]
+    assert flows.find(100) is None and flows.find(101) is None
+    assert flows.count() == flows.entries() == 16
+
+
 def test_a_million_flows_take_at_most_160_bytes_each(parts):
     table, number = Flows(parts, 1 << 21), 1_000_000
     try:
