@@ -119,17 +119,34 @@ def test_faults_cost_no_flow_and_no_endpoint(lab):
     assert daemon.get()[0] == 200
 
 
-@pytest.mark.parametrize("payload", [
-    bytes(65507), b"\xff" * 65507, HEADER + bytes(65507 - 40), HEADER + GOOD + bytes(65507 - 40 - len(GOOD)),
-    HEADER + packets.udp(CLIENT[0], SERVER[0], 5, 6, bytes(65507 - 40 - 28)),
-], ids=["zeros", "ones", "a header", "padding", "an inner packet"])
-def test_the_largest_datagram(lab, beside, payload):
-    daemon, endpoint = beside
+@pytest.mark.parametrize("payload, dropped", [
+    (bytes(65507), "protocol"),
+    (b"\xff" * 65507, "version"),
+    (HEADER + bytes(65507 - 40), "inner_mismatch"),
+    (HEADER + packets.udp(CLIENT[0], SERVER[0], 5, 6, bytes(65507 - 40 - 28)), "too_big"),
+], ids=["zeros", "ones", "a header", "an inner packet"])
+def test_the_largest_datagram_is_dropped_and_counted(lab, beside, payload, dropped):
+    daemon, _ = beside
     for _ in range(3):
         lab.balancer.inject(payload)
-    settled(lab, daemon)
-    lab.wait(lambda: lab.balancer.counters.returned + sum(daemon.drops().values()) == 4)
-    lab.balancer.violations.clear()  # what was injected is not awaited
+    assert lab.wait(lambda: daemon.drops() == {dropped: 3}), daemon.drops()
+    assert lab.balancer.counters.returned == 1
+    assert daemon.get()[0] == 200
+
+
+def test_the_largest_datagram_with_a_small_packet_in_it(lab, beside):
+    daemon, endpoint = beside
+    envelope = endpoint.flow(GOOD).envelope
+    padded = envelope.header + GOOD + bytes(65507 - 40 - len(GOOD))
+    for _ in range(3):
+        lab.balancer.inject(padded, envelope.port, envelope.address)
+    assert lab.wait(lambda: lab.balancer.counters.returned == 4)
+    # Returned, and without the padding; what was injected is not awaited.
+    returned = envelope.header + GOOD
+    found, lab.balancer.violations[:] = list(lab.balancer.violations), []
+    assert [text.startswith("not a packet that this flow awaits") for text in found] == [True] * 3
+    assert [text.endswith(f"{len(returned)} bytes {returned.hex()}") for text in found] == [True] * 3
+    assert daemon.drops() == {}
     assert daemon.get()[0] == 200
 
 
