@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from typing import Iterator
+from typing import Dict, Iterator
 
 PREFIX = "gwt"
 CLONE_NEWNET = 0x40000000
@@ -89,6 +89,12 @@ class Namespace:
         """One of the kernel's SNMP counters, as nstat names them: UdpInErrors, Udp6InCsumErrors."""
         found = re.search(rf"^{name} +(\d+)", self.run("nstat", "-asz", name).stdout, re.MULTILINE)
         return int(found.group(1))
+
+    def checksum_errors(self) -> Dict[str, str]:
+        """How many packets the kernel found with a wrong checksum, by counter; those of 0 are left out."""
+        found = re.findall(r"^(\w+InCsumErrors) +(\d+)", self.run("nstat", "-asz", "*InCsumErrors").stdout, re.MULTILINE)
+        assert {"TcpInCsumErrors", "UdpInCsumErrors", "Udp6InCsumErrors"} <= dict(found).keys()
+        return {name: count for name, count in found if count != "0"}
 
     def run(self, *argv, **options) -> subprocess.CompletedProcess:
         return run("ip", "netns", "exec", self.name, *argv, **options)
