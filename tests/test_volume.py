@@ -53,12 +53,11 @@ def test_a_hundred_thousand_packets_over_a_thousand_flows_and_four_endpoints(lab
     endpoints = [lab.endpoint(ENI + number) for number in range(ENDPOINTS)]
     senders = [[Sender(rng, flow, back) for back in (False, True)] for flow in range(FLOWS)]
     counters = lab.balancer.counters
-    number = 0
-    while number < PACKETS:
+    while counters.sent < PACKETS:
         flow = rng.randrange(FLOWS)
         sender, size = rng.choice(senders[flow]), rng.randrange(1, 300)
         assert lab.balancer.wait(lambda: counters.sent - counters.returned < IN_FLIGHT), "packets are lost"
-        for number in range(number + 1, min(number + rng.randint(1, BURST), PACKETS) + 1):
+        for number in range(counters.sent, min(counters.sent + rng.randint(1, BURST), PACKETS)):
             endpoints[flow // 2 % ENDPOINTS].send(sender.packet(number.to_bytes(4, "big") * size))
     assert lab.balancer.wait(lambda: counters.returned == PACKETS), f"{PACKETS - counters.returned} packets are lost"
     assert counters.sent == PACKETS
