@@ -14,10 +14,12 @@
  * - CONNECTED: a UDP socket bound to that address and port and connected to the load balancer's port 6081, made when it
  *   is first needed.  Being connected, it takes no traffic from anyone but GWLB's port 6081 to that port, and there is
  *   none.  When all are in use and none has been idle for SPARE_S seconds, further ways are served by RAW, for making a
- *   socket for every packet costs more than what it saves.  Without RAW it is the only way, and done.
+ *   socket for every packet costs more than what it saves.  Without RAW it is the only way, and done, in place of the
+ *   thread's own oldest.
  * - RECEIVER: the receivers' own socket, where GWLB's source port is 6081 itself: a connected socket would take inbound
  *   traffic away from the receivers.
- * - RAW: a raw socket, with IP and UDP header made here, where a port could not be bound or sockets have run out.
+ * - RAW: a raw socket, with IP and UDP header made here, where a port could not be bound or sockets have run out.  What
+ *   has no place in the table of ways gathers in `overflow`.  All threads share the raw socket, so nobody waits on it.
  *
  * What the way out refuses is taken apart: a message with UDP_SEGMENT that fails is sent datagram by datagram, and when
  * that works, UDP_SEGMENT is not tried again on this thread.
@@ -46,7 +48,11 @@
 #define DATAGRAMS 1024u          /* queued at most before a flush */
 #define SCRATCH_BYTES (512u << 10)
 #define WAYS 1024u               /* ways back that one thread remembers */
+#define OVERFLOW WAYS
 #define HASH_BUCKETS 2048u
+
+/* Sockets that a thread may have whatever others have, where there is no raw socket to fall back on. */
+#define WAYS_ASSURED 16u
 
 #define SPARE_S 10u   /* a socket unused for so long makes room for another */
 #define IDLE_S 60u    /* and is closed after so long */
@@ -56,19 +62,25 @@
 #define SEGMENTS_MAX 64u
 #define MESSAGE_BYTES_MAX 65507u
 
-/* A flush waits so long at most, on each socket, for room in the device's queue. */
+/* A flush waits so long at most, once, for room in the device's queue. */
 #define SEND_TIMEOUT_US 10000
+
+/* What a socket may hold of what the device has no room for yet, bytes. */
 #define SEND_BUFFER (4 << 20)
 
 #define NONE UINT16_MAX
 
 enum kind { FREE, CONNECTED, RECEIVER, RAW };
 
-struct way {
+struct peer {
 	uint32_t gwlb_address; /* network byte order */
 	uint32_t own_address;
 	uint16_t gwlb_port; /* host byte order */
-	uint16_t next;      /* in its hash chain */
+};
+
+struct way {
+	struct peer peer;
+	uint16_t next; /* in its hash chain */
 	uint16_t first, last; /* queued datagrams */
 	enum kind kind;
 	int fd;
@@ -81,6 +93,7 @@ struct datagram {
 	const uint8_t *payload;
 	uint32_t head_len;
 	uint32_t payload_len;
+	struct peer peer;
 	uint16_t geneve_len;
 	uint16_t next; /* of the same way */
 };
@@ -94,7 +107,10 @@ struct gw_transmit {
 	struct gw_handler *handler;
 	struct gw_counters *counters;
 	bool segment; /* UDP_SEGMENT works, as far as is known */
+	bool waited;  /* in this flush, for room */
+	bool sent;    /* something, in this flush */
 	uint16_t hand;
+	struct way *last; /* CONNECTED, and found last; or NULL */
 	uint32_t now_s;
 	uint32_t aged_s;
 	unsigned open; /* connected sockets */
@@ -102,8 +118,8 @@ struct gw_transmit {
 	unsigned active;
 	size_t scratch_used;
 	uint16_t bucket[HASH_BUCKETS];
-	uint16_t active_way[WAYS];
-	struct way way[WAYS];
+	uint16_t active_way[WAYS + 1];
+	struct way way[WAYS + 1]; /* the last is the overflow */
 	struct datagram datagram[DATAGRAMS];
 	struct message message[DATAGRAMS];
 	struct mmsghdr header[DATAGRAMS];
@@ -112,7 +128,7 @@ struct gw_transmit {
 		struct cmsghdr align;
 		uint8_t bytes[CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(struct in_pktinfo))];
 	} control[DATAGRAMS];
-	struct sockaddr_in name[WAYS];
+	struct sockaddr_in name[DATAGRAMS];
 	uint8_t scratch[SCRATCH_BYTES];
 };
 
@@ -128,6 +144,9 @@ struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counte
 	transmit->counters = counters;
 	transmit->segment = handler->offloads & GW_OFFLOAD_UDP_GSO;
 	memset(transmit->bucket, 0xff, sizeof(transmit->bucket));
+	transmit->way[OVERFLOW].kind = RAW;
+	transmit->way[OVERFLOW].fd = handler->raw_fd;
+	transmit->way[OVERFLOW].first = NONE;
 	return transmit;
 }
 
@@ -149,21 +168,18 @@ void gw_transmit_free(struct gw_transmit *transmit)
 
 /* ---- Ways ---------------------------------------------------------------------------------------------------------*/
 
-static unsigned bucket_of(const struct gw_flow_path *path)
+/* Under the handler's secret: who chooses source ports cannot aim at one bucket. */
+static unsigned bucket_of(const struct gw_transmit *transmit, const struct peer *peer)
 {
-	uint64_t mixed = ((uint64_t)path->gwlb_address << 16 ^ path->gwlb_port ^ (uint64_t)path->own_address << 20) *
-	                 0x9e3779b97f4a7c15u;
+	uint64_t mixed = ((uint64_t)peer->gwlb_address << 16 ^ peer->gwlb_port ^ (uint64_t)peer->own_address << 20) *
+	                 transmit->handler->multiplier;
 
 	return (unsigned)(mixed >> 40) % HASH_BUCKETS;
 }
 
-static unsigned bucket_of_way(const struct way *way)
+static bool same_peer(const struct peer *a, const struct peer *b)
 {
-	struct gw_flow_path path = { .gwlb_address = way->gwlb_address,
-		                     .own_address = way->own_address,
-		                     .gwlb_port = way->gwlb_port };
-
-	return bucket_of(&path);
+	return a->gwlb_port == b->gwlb_port && a->gwlb_address == b->gwlb_address && a->own_address == b->own_address;
 }
 
 static void set_option(int fd, int level, int name, int value)
@@ -172,15 +188,23 @@ static void set_option(int fd, int level, int name, int value)
 	(void)setsockopt(fd, level, name, &value, sizeof(value));
 }
 
+void gw_set_send_buffer(int fd)
+{
+	const int size = SEND_BUFFER;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
+		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+}
+
 /* A UDP socket from own_address:gwlb_port to gwlb_address:6081, or -1. */
-static int open_socket(const struct gw_flow_path *path)
+static int open_socket(const struct peer *peer)
 {
 	struct sockaddr_in own = { .sin_family = AF_INET,
-		                   .sin_port = htons(path->gwlb_port),
-		                   .sin_addr.s_addr = path->own_address };
+		                   .sin_port = htons(peer->gwlb_port),
+		                   .sin_addr.s_addr = peer->own_address };
 	struct sockaddr_in gwlb = { .sin_family = AF_INET,
 		                    .sin_port = htons(GW_GENEVE_PORT),
-		                    .sin_addr.s_addr = path->gwlb_address };
+		                    .sin_addr.s_addr = peer->gwlb_address };
 	struct timeval timeout = { .tv_usec = SEND_TIMEOUT_US };
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
@@ -192,7 +216,7 @@ static int open_socket(const struct gw_flow_path *path)
 	/* DF, and no trust in what ICMP says of the path: too big is what the interface cannot send. */
 	set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
 	set_option(fd, SOL_SOCKET, SO_RCVBUF, 0);
-	set_option(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER);
+	gw_set_send_buffer(fd);
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
 	if (bind(fd, (struct sockaddr *)&own, sizeof(own)) || connect(fd, (struct sockaddr *)&gwlb, sizeof(gwlb))) {
 		close(fd);
@@ -201,31 +225,66 @@ static int open_socket(const struct gw_flow_path *path)
 	return fd;
 }
 
-static void make_connected(struct gw_transmit *transmit, struct way *way, const struct gw_flow_path *path)
+static void forget_way(struct gw_transmit *transmit, struct way *way)
 {
-	way->kind = RAW;
-	way->fd = transmit->handler->raw_fd;
-	if (atomic_fetch_sub(&transmit->handler->sockets_left, 1) > 0) {
-		int fd = open_socket(path);
-
-		if (fd >= 0) {
-			way->kind = CONNECTED;
-			way->fd = fd;
-			transmit->open++;
-			gw_count(transmit->counters, GW_sockets_opened, 1);
-			return;
-		}
-	}
-	atomic_fetch_add(&transmit->handler->sockets_left, 1);
-}
-
-static void unchain(struct gw_transmit *transmit, struct way *way)
-{
-	uint16_t *link = &transmit->bucket[bucket_of_way(way)];
+	uint16_t *link = &transmit->bucket[bucket_of(transmit, &way->peer)];
 
 	while (&transmit->way[*link] != way)
 		link = &transmit->way[*link].next;
 	*link = way->next;
+	close_way(transmit, way);
+	way->kind = FREE;
+	if (transmit->last == way)
+		transmit->last = NULL;
+}
+
+/* Without a raw socket a thread that has its share makes room for a socket by closing another of its own. */
+static void close_another(struct gw_transmit *transmit)
+{
+	struct way *oldest = NULL;
+
+	for (unsigned i = 0; i < WAYS; i++) {
+		struct way *way = &transmit->way[i];
+
+		if (way->kind == CONNECTED && way->first == NONE && (!oldest || way->used_s < oldest->used_s))
+			oldest = way;
+	}
+	if (oldest)
+		forget_way(transmit, oldest);
+}
+
+/* Takes one socket out of what the process may open. */
+static bool take_socket(struct gw_transmit *transmit)
+{
+	_Atomic int64_t *left = &transmit->handler->sockets_left;
+
+	if (atomic_fetch_sub(left, 1) > 0)
+		return true;
+	if (transmit->handler->raw_fd < 0) {
+		if (transmit->open >= WAYS_ASSURED)
+			close_another(transmit);
+		return true;
+	}
+	atomic_fetch_add(left, 1);
+	return false;
+}
+
+static void make_connected(struct gw_transmit *transmit, struct way *way)
+{
+	way->kind = RAW;
+	way->fd = transmit->handler->raw_fd;
+	/* Port 0 would bind to any. */
+	if (way->peer.gwlb_port == 0 || !take_socket(transmit))
+		return;
+	way->fd = open_socket(&way->peer);
+	if (way->fd < 0) {
+		way->fd = transmit->handler->raw_fd;
+		atomic_fetch_add(&transmit->handler->sockets_left, 1);
+		return;
+	}
+	way->kind = CONNECTED;
+	transmit->open++;
+	gw_count(transmit->counters, GW_sockets_opened, 1);
 }
 
 /* A place for a new way: a free one, or that of one that has not been used for a while; NULL when all are in use. */
@@ -239,29 +298,26 @@ static struct way *make_room(struct gw_transmit *transmit)
 		transmit->hand = (uint16_t)((transmit->hand + 1) % WAYS);
 		if (way->kind == FREE)
 			return way;
-		if (raw ? transmit->now_s - way->used_s >= SPARE_S : way->first == NONE) {
-			unchain(transmit, way);
-			close_way(transmit, way);
-			way->kind = FREE;
+		if (way->first == NONE && (!raw || transmit->now_s - way->used_s >= SPARE_S)) {
+			forget_way(transmit, way);
 			return way;
 		}
 	}
 	return NULL;
 }
 
-static struct way *find_way(struct gw_transmit *transmit, const struct gw_flow_path *path)
+static struct way *find_way(struct gw_transmit *transmit, const struct peer *peer)
 {
 	const uint32_t retry_s = transmit->handler->raw_fd >= 0 ? RETRY_S : 1;
-	uint16_t *head = &transmit->bucket[bucket_of(path)];
+	uint16_t *head = &transmit->bucket[bucket_of(transmit, peer)];
 	struct way *way;
 
 	for (uint16_t i = *head; i != NONE; i = transmit->way[i].next) {
 		way = &transmit->way[i];
-		if (way->gwlb_port == path->gwlb_port && way->gwlb_address == path->gwlb_address &&
-		    way->own_address == path->own_address) {
+		if (same_peer(&way->peer, peer)) {
 			if (way->kind == RAW && way->first == NONE && transmit->now_s - way->made_s >= retry_s) {
 				way->made_s = transmit->now_s;
-				make_connected(transmit, way, path);
+				make_connected(transmit, way);
 			}
 			return way;
 		}
@@ -269,16 +325,14 @@ static struct way *find_way(struct gw_transmit *transmit, const struct gw_flow_p
 	way = make_room(transmit);
 	if (!way)
 		return NULL;
-	way->gwlb_address = path->gwlb_address;
-	way->own_address = path->own_address;
-	way->gwlb_port = path->gwlb_port;
+	way->peer = *peer;
 	way->made_s = transmit->now_s;
 	way->first = NONE;
-	if (path->gwlb_port == GW_GENEVE_PORT) {
+	if (peer->gwlb_port == GW_GENEVE_PORT) {
 		way->kind = RECEIVER;
 		way->fd = atomic_load_explicit(&transmit->handler->receive_fd, memory_order_relaxed);
 	} else {
-		make_connected(transmit, way, path);
+		make_connected(transmit, way);
 	}
 	way->next = *head;
 	*head = (uint16_t)(way - transmit->way);
@@ -295,11 +349,8 @@ bool gw_transmit_age(struct gw_transmit *transmit)
 	for (unsigned i = 0; i < WAYS && transmit->open > 0; i++) {
 		struct way *way = &transmit->way[i];
 
-		if (way->kind == CONNECTED && now - way->used_s >= IDLE_S) {
-			unchain(transmit, way);
-			close_way(transmit, way);
-			way->kind = FREE;
-		}
+		if (way->kind == CONNECTED && now - way->used_s >= IDLE_S)
+			forget_way(transmit, way);
 	}
 	return transmit->open > 0;
 }
@@ -334,7 +385,8 @@ static unsigned set_iov(struct iovec *iov, const struct datagram *datagram)
 static void set_control(struct gw_transmit *transmit, const struct way *way, unsigned index, uint32_t segment)
 {
 	struct msghdr *header = &transmit->header[index].msg_hdr;
-	struct sockaddr_in *name = &transmit->name[way - transmit->way];
+	const struct peer *peer = &transmit->datagram[transmit->message[index].first].peer;
+	struct sockaddr_in *name = &transmit->name[index];
 	struct cmsghdr *cmsg;
 
 	header->msg_flags = 0;
@@ -345,14 +397,14 @@ static void set_control(struct gw_transmit *transmit, const struct way *way, uns
 	cmsg = CMSG_FIRSTHDR(header);
 	header->msg_controllen = 0;
 	if (way->kind != CONNECTED) {
-		*name = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = way->gwlb_address };
+		*name = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = peer->gwlb_address };
 		/* A raw socket takes no port. */
 		name->sin_port = way->kind == RECEIVER ? htons(GW_GENEVE_PORT) : 0;
 		header->msg_name = name;
 		header->msg_namelen = sizeof(*name);
 	}
 	if (way->kind == RECEIVER) {
-		struct in_pktinfo info = { .ipi_spec_dst.s_addr = way->own_address };
+		struct in_pktinfo info = { .ipi_spec_dst.s_addr = peer->own_address };
 
 		cmsg->cmsg_level = IPPROTO_IP;
 		cmsg->cmsg_type = IP_PKTINFO;
@@ -376,16 +428,16 @@ static void set_control(struct gw_transmit *transmit, const struct way *way, uns
 
 /* The IP and UDP headers of a datagram that leaves by the raw socket.  The kernel fills in the total length and the
  * header checksum (raw(7)); a UDP checksum of zero is right for Geneve over IPv4 (RFC 8926 section 3.3). */
-static void prepend_raw_header(const struct way *way, struct datagram *datagram)
+static void prepend_raw_header(struct datagram *datagram)
 {
 	struct iphdr ip = { .version = 4,
 		            .ihl = sizeof(ip) / 4,
 		            .frag_off = htons(0x4000),
 		            .ttl = OUTER_TTL,
 		            .protocol = IPPROTO_UDP,
-		            .saddr = way->own_address,
-		            .daddr = way->gwlb_address };
-	struct udphdr udp = { .uh_sport = htons(way->gwlb_port),
+		            .saddr = datagram->peer.own_address,
+		            .daddr = datagram->peer.gwlb_address };
+	struct udphdr udp = { .uh_sport = htons(datagram->peer.gwlb_port),
 		              .uh_dport = htons(GW_GENEVE_PORT),
 		              .uh_ulen = htons((uint16_t)(sizeof(udp) + datagram_size(datagram))) };
 
@@ -416,7 +468,7 @@ static unsigned make_messages(struct gw_transmit *transmit, const struct way *wa
 			last = datagram_size(datagram);
 			bytes += last;
 			if (way->kind == RAW)
-				prepend_raw_header(way, datagram);
+				prepend_raw_header(datagram);
 			iovs += set_iov(&transmit->iov[iovs], datagram);
 			message->datagrams++;
 			at = datagram->next;
@@ -442,6 +494,7 @@ static void count_sent(struct gw_transmit *transmit, const struct message *messa
 	gw_count(transmit->counters, GW_packets_sent, message->datagrams);
 	gw_count(transmit->counters, GW_bytes_sent, bytes);
 	gw_count(transmit->counters, GW_sends, 1);
+	transmit->sent = true;
 }
 
 /* One message that failed with UDP_SEGMENT, datagram by datagram. */
@@ -493,9 +546,9 @@ static bool is_of_earlier(int error)
 static void send_messages(struct gw_transmit *transmit, const struct way *way, unsigned messages)
 {
 	unsigned done = 0, refusals = 0;
-	int flags = 0;
 
 	while (done < messages) {
+		int flags = way->kind == RAW || transmit->waited ? MSG_DONTWAIT : 0;
 		int sent = sendmmsg(way->fd, &transmit->header[done], messages - done, flags);
 		const struct message *message = &transmit->message[done];
 		int error = errno;
@@ -513,9 +566,10 @@ static void send_messages(struct gw_transmit *transmit, const struct way *way, u
 		if (way->kind == CONNECTED && is_of_earlier(error) && refusals++ < 2)
 			continue;
 		refusals = 0;
-		/* The way out is stuck: it was waited for, once. */
-		if (error == EAGAIN)
+		if (error == EAGAIN && flags == 0) {
+			transmit->waited = true;
 			flags = MSG_DONTWAIT;
+		}
 		if (message->datagrams > 1)
 			send_apart(transmit, way, done, error, flags);
 		else
@@ -538,41 +592,22 @@ void gw_transmit_flush(struct gw_transmit *transmit)
 			send_messages(transmit, way, make_messages(transmit, way));
 		way->first = NONE;
 	}
-	gw_set(transmit->counters, GW_last_sent_ns, gw_now_ns());
+	if (transmit->sent)
+		gw_set(transmit->counters, GW_last_sent_ns, gw_now_ns());
+	transmit->sent = transmit->waited = false;
 	transmit->active = transmit->datagrams = 0;
 	transmit->scratch_used = 0;
+	if (transmit->now_s != transmit->aged_s)
+		(void)gw_transmit_age(transmit);
 }
 
 /* ---- Queueing -----------------------------------------------------------------------------------------------------*/
-
-/* Where all ways are busy: one message of its own, at once, by the raw socket. */
-static void send_raw(struct gw_transmit *transmit, const struct gw_flow_path *path, struct datagram *datagram)
-{
-	struct way way = { .gwlb_address = path->gwlb_address,
-		           .own_address = path->own_address,
-		           .gwlb_port = path->gwlb_port };
-	struct sockaddr_in name = { .sin_family = AF_INET, .sin_addr.s_addr = path->gwlb_address };
-	struct iovec iov[2];
-	struct msghdr header = { .msg_name = &name, .msg_namelen = sizeof(name), .msg_iov = iov };
-	uint32_t inner = inner_size(datagram);
-
-	prepend_raw_header(&way, datagram);
-	header.msg_iovlen = set_iov(iov, datagram);
-	/* With no raw socket, sendmsg says EBADF. */
-	if (sendmsg(transmit->handler->raw_fd, &header, 0) >= 0) {
-		gw_count(transmit->counters, GW_packets_sent, 1);
-		gw_count(transmit->counters, GW_bytes_sent, inner);
-		gw_count(transmit->counters, GW_sends, 1);
-	} else {
-		gw_count(transmit->counters, GW_send_errors, 1);
-		drop(transmit, errno);
-	}
-}
 
 void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *path, const uint8_t *header,
                      size_t header_len, const uint8_t *payload, size_t payload_len)
 {
 	size_t needed = (RAW_HEADER + path->header_len + header_len + 15) & ~(size_t)15;
+	struct peer peer = { path->gwlb_address, path->own_address, path->gwlb_port };
 	struct datagram *datagram;
 	struct way *way;
 	uint16_t index;
@@ -581,12 +616,20 @@ void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *pa
 		gw_transmit_flush(transmit);
 	if (transmit->datagrams == 0)
 		transmit->now_s = gw_flows_now();
-	way = find_way(transmit, path);
+	/* Segments of one super-packet come in a row. */
+	if (transmit->last && same_peer(&transmit->last->peer, &peer))
+		way = transmit->last;
+	else
+		way = find_way(transmit, &peer);
 	if (!way && transmit->handler->raw_fd < 0) {
 		/* Each has something queued. */
 		gw_transmit_flush(transmit);
-		way = find_way(transmit, path);
+		way = find_way(transmit, &peer);
 	}
+	/* Nothing of this flow is queued elsewhere, for then its way would be known, and if it gets one later in the batch that
+	 * is flushed after this: order is kept. */
+	if (!way)
+		way = &transmit->way[OVERFLOW];
 	if (header_len + payload_len + path->header_len > MESSAGE_BYTES_MAX) {
 		drop(transmit, EMSGSIZE);
 		return;
@@ -598,15 +641,11 @@ void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *pa
 	datagram->geneve_len = path->header_len;
 	datagram->payload = payload;
 	datagram->payload_len = (uint32_t)payload_len;
+	datagram->peer = peer;
 	datagram->next = NONE;
 	memcpy(datagram->head, path->header, path->header_len);
 	memcpy(datagram->head + path->header_len, header, header_len);
 
-	if (!way) {
-		/* Nothing of this flow is queued, for then its way would be known: order is kept. */
-		send_raw(transmit, path, datagram);
-		return;
-	}
 	transmit->datagrams++;
 	transmit->scratch_used += needed;
 	way->used_s = transmit->now_s;
@@ -617,4 +656,5 @@ void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *pa
 		transmit->datagram[way->last].next = index;
 	}
 	way->last = index;
+	transmit->last = way->kind == CONNECTED ? way : NULL;
 }

@@ -13,6 +13,9 @@ struct gw_transmit;
 struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counters *counters);
 void gw_transmit_free(struct gw_transmit *transmit);
 
+/* Lets a socket hold some megabytes of what the device has no room for yet, or as much as the kernel grants. */
+void gw_set_send_buffer(int fd);
+
 /* The most header bytes that gw_transmit_add() takes. */
 #define GW_TRANSMIT_HEADER_MAX 512u
 
