@@ -680,13 +680,13 @@ void gw_flows_forget(struct gw_flows *flows, unsigned slot)
 		struct entry *entry = entry_at(flows, index);
 		uint32_t seen = atomic_load_explicit(&entry->seen, memory_order_relaxed);
 
+		if (index % SWEEP_SLICE == 0)
+			sched_yield();
 		if (seen != 0 && GW_KEY_SLOT(get(&entry->word[GW_KEY_WORDS - 1])) == slot)
 			remove_older(flows, index, seen, false);
 	}
-	for (unsigned family = 0; family < 2; family++) {
-		atomic_store_explicit(&flows->slot[slot].flows[family], 0, memory_order_relaxed);
+	for (unsigned family = 0; family < 2; family++)
 		atomic_store_explicit(&flows->slot[slot].timed_out[family], 0, memory_order_relaxed);
-	}
 }
 
 uint64_t gw_flows_count(const struct gw_flows *flows, unsigned slot, unsigned family)

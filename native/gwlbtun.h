@@ -34,7 +34,7 @@ GW_EXPORT const char *gw_build_id(void);
 
 /* ---- Counters ------------------------------------------------------------------------------------------------------
  *
- * Each U and T thread has an array of GW_COUNTERS 64-bit values that only it writes; anyone may read it at any time.
+ * Each U and T thread has an array of GW_COUNTERS 64-bit values; anyone may read it at any time.
  * Not every thread uses every counter.  A name that begins with drop_ is a reason for which a packet was lost; its text
  * says the reason to a person.
  *
@@ -136,7 +136,7 @@ GW_EXPORT void gw_handler_stop(struct gw_handler *handler);
 /* Forgets the flows that have been idle too long; to be called every second.  Returns how many. */
 GW_EXPORT uint64_t gw_handler_expire(struct gw_handler *handler);
 
-/* Bytes of address space and of flows in use, for health: entries in use and the bound. */
+/* Entries of the flow table in use: flows, fragments, and what long headers take beside. */
 GW_EXPORT uint64_t gw_handler_flow_entries(const struct gw_handler *handler);
 
 /* ---- Receivers: the U threads -------------------------------------------------------------------------------------*/

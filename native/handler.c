@@ -6,8 +6,11 @@
  * the path of a packet but gw_endpoint_find() and gw_endpoint_wake().
  */
 #include "handler.h"
+#include "transmit.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -78,6 +81,8 @@ struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, u
 	handler->idle_s = idle_s;
 	handler->offloads = offloads;
 	handler->raw_fd = raw_fd;
+	if (raw_fd >= 0)
+		gw_set_send_buffer(raw_fd);
 	atomic_init(&handler->receive_fd, -1);
 	atomic_init(&handler->sockets_left, socket_budget());
 	handler->flows = gw_flows_new(max_flows, max_endpoints);
@@ -319,9 +324,6 @@ static void ring_bell(struct gw_tunnel *tunnel)
 	(void)written;
 }
 
-/* Frames that a U thread writes itself rather than wake a T thread for. */
-#define LEND_FRAMES 8u
-
 static bool lend_a_hand(struct gw_tunnel *tunnel, struct gw_ring *ring)
 {
 	bool any;
@@ -329,18 +331,19 @@ static bool lend_a_hand(struct gw_tunnel *tunnel, struct gw_ring *ring)
 	if (atomic_exchange_explicit(&tunnel->draining, true, memory_order_acquire))
 		return false;
 	/* What goes wrong is counted, and for the T thread to find out. */
-	(void)gw_tunnel_write(tunnel, ring, LEND_FRAMES, &any);
+	(void)gw_tunnel_write(tunnel, ring, UINT_MAX, &any);
 	atomic_store_explicit(&tunnel->draining, false, memory_order_release);
 	return gw_ring_waiting(ring) == 0;
 }
 
-void gw_endpoint_wake(struct gw_endpoint *endpoint, unsigned receiver, unsigned frames)
+void gw_endpoint_wake(struct gw_endpoint *endpoint, unsigned receiver, bool behind)
 {
 	struct gw_tunnel *tunnel = &endpoint->tunnel[GW_GWI][receiver % endpoint->handler->tunnel_threads];
 
 	if (!atomic_load(&tunnel->sleeping))
 		return;
-	if (frames <= LEND_FRAMES && lend_a_hand(tunnel, &endpoint->ring[receiver]))
+	if ((!behind || atomic_load_explicit(&tunnel->cpu, memory_order_relaxed) == sched_getcpu()) &&
+	    lend_a_hand(tunnel, &endpoint->ring[receiver]))
 		return;
 	if (atomic_exchange(&tunnel->sleeping, false))
 		ring_bell(tunnel);

@@ -13,9 +13,10 @@
  * a U thread that published a frame looks at `sleeping` and rings.  Both store before they look, in one total order
  * (seq_cst), so one of them sees the other.
  *
- * A U thread whose batch brought a sleeping T thread no more than a few frames writes them itself, since waking a thread
- * costs more than that (docs/ARCHITECTURE.md has figures).  Who drains a T thread's rings, and so counts for it what goes out,
- * holds its `draining`; a U thread that finds it held rings instead.
+ * A U thread lends a sleeping T thread a hand, and writes its frames itself, as long as that is no loss: while its socket
+ * does not fill batches, or when the T thread sleeps on its own core and could not run beside it.  Waking a thread costs
+ * more than writing some frames (docs/ARCHITECTURE.md has figures).  Who drains a T thread's rings, and so counts for it what
+ * goes out, holds its `draining`; a U thread that finds it held rings instead.
  */
 #ifndef GW_HANDLER_H
 #define GW_HANDLER_H
@@ -32,7 +33,7 @@
 
 struct gw_receiver;
 
-/* A thread's counters are on cache lines of their own; only that thread writes. */
+/* A thread's counters are on cache lines of their own; only that thread writes, or who drains its rings for it. */
 struct gw_counters {
 	_Alignas(64) _Atomic uint64_t value[GW_COUNTERS];
 };
@@ -59,6 +60,7 @@ struct gw_tunnel {
 	struct gw_counters counters;
 	_Atomic bool sleeping;
 	_Atomic bool draining;
+	_Atomic int cpu; /* on which it went to sleep */
 	int eventfd;
 	int fd; /* of its queue; set before it first sleeps */
 };
@@ -70,6 +72,7 @@ struct gw_endpoint {
 	uint64_t made_ns;
 	unsigned slot;
 	_Atomic bool stop;
+	_Atomic unsigned writers; /* T threads of gwi that run */
 	bool published;
 	struct gw_tunnel *tunnel[2]; /* by enum gw_side; handler->tunnel_threads of them */
 	struct gw_ring *ring;        /* one per receiver */
@@ -109,8 +112,9 @@ static inline uint64_t gw_now_ns(void)
 /* U threads, inside a batch: the published endpoint of an ENI ID, or NULL. */
 struct gw_endpoint *gw_endpoint_find(const struct gw_handler *handler, uint64_t eni);
 
-/* U threads: sees to it that the frames just published in ring[receiver] of the endpoint, so many, are written. */
-void gw_endpoint_wake(struct gw_endpoint *endpoint, unsigned receiver, unsigned frames);
+/* U threads: sees to it that the frames just published in ring[receiver] of the endpoint are written.  behind: the
+ * receiver has no time to lose. */
+void gw_endpoint_wake(struct gw_endpoint *endpoint, unsigned receiver, bool behind);
 
 /* tunnel.c: writes what a ring holds, at most `frames` of it, to the queue of the T thread it belongs to, whose `draining`
  * the caller holds.  Returns 0, or the errno for which the device is of no more use; *any tells if there was a frame. */

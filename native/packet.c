@@ -135,6 +135,32 @@ unsigned gw_packet_parse(const uint8_t *data, size_t available, unsigned family,
 	return 0;
 }
 
+bool gw_packet_follows(const struct gw_packet *other, const uint8_t *data, size_t available, struct gw_packet *packet)
+{
+	const uint8_t *ports = other->data + other->l4_offset;
+	size_t len;
+
+	if (other->fragment || (other->protocol != PROTO_TCP && other->protocol != PROTO_UDP) ||
+	    other->len < other->l4_offset + 4u || available < other->l4_offset + 4u || data[0] != other->data[0])
+		return false;
+	if (other->family == 4) {
+		len = load16(data + 2);
+		if ((load16(data + 6) & 0x3fff) != 0 || data[9] != other->protocol ||
+		    memcmp(data + 12, other->data + 12, 8) != 0)
+			return false;
+	} else {
+		len = 40 + load16(data + 4);
+		if (other->l4_offset != 40 || data[6] != other->protocol || memcmp(data + 8, other->data + 8, 32) != 0)
+			return false;
+	}
+	if (len < other->l4_offset + 4u || len > available || memcmp(data + other->l4_offset, ports, 4) != 0)
+		return false;
+	*packet = *other;
+	packet->data = data;
+	packet->len = (uint32_t)len;
+	return true;
+}
+
 static void set_key(struct gw_flow_key *key, const struct gw_packet *packet, unsigned slot, enum key_kind kind,
                     bool swap, uint32_t ports)
 {

@@ -36,6 +36,12 @@ struct gw_packet_keys {
 /* Checks the bounds of the IP packet of the given family in data.  Returns 0 with *packet filled, or a drop_ counter. */
 unsigned gw_packet_parse(const uint8_t *data, size_t available, unsigned family, struct gw_packet *packet);
 
+/*
+ * Whether the data holds a whole packet of the same flow as the parsed one, in the same direction, neither being a fragment
+ * or of a kind with other keys: its bounds are then in *packet, and its keys are those of the other.  False says nothing.
+ */
+bool gw_packet_follows(const struct gw_packet *other, const uint8_t *data, size_t available, struct gw_packet *packet);
+
 /* The keys of a parsed packet, for the endpoint in slot. */
 void gw_packet_keys(const struct gw_packet *packet, unsigned slot, struct gw_packet_keys *keys);
 

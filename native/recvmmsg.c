@@ -10,9 +10,11 @@
  *
  * Each packet is checked for itself and becomes a struct frame.  Frames are worked off FRAMES at a time, in passes, so
  * that what one packet needs from memory is on its way while others are worked on: hash and ask for the bucket, ask for
- * the entry, learn the flow, and then hand over.  Handing over groups the frames by flow, in order, through a small hash
- * table (linear in the number of frames), merges the runs of each group into super-packets (offload.c) and copies them
- * to the ring.  What was written to rings is published at the end, and sleeping T threads are rung.
+ * the entry, learn the flow, and then hand over.  A packet of the same datagram and flow as the one before it, with the
+ * very same Geneve header, only follows: what was found out about the first holds for it.  Handing over groups the
+ * frames by flow, in order, through a small hash table (linear in the number of frames), merges the runs of each group
+ * into super-packets (offload.c) and copies them to the ring.  Fragments are not grouped, nor is anything across them, for the
+ * parts of a datagram have different keys and shall stay in order.  What was written to rings is then published.
  *
  * An ENI ID without an endpoint ends the work at hand and returns to Python; the packet that showed it stays the next
  * one to be looked at, with the rest of its batch behind it.
@@ -43,8 +45,8 @@
 #define BATCH 64u /* datagrams taken with one recvmmsg */
 #define FRAMES 256u
 #define GROUPS 512u /* a power of two */
-#define DATAGRAM_ROOM 65536u
-#define TOUCHED (2 * FRAMES) /* endpoints whose rings a batch may fill before they are published */
+/* Not a power of two, so that the beginnings of all buffers do not compete for the same lines of the cache. */
+#define DATAGRAM_ROOM (65536u + 320u)
 
 /* Once an endpoint was refused, for want of something that will not come back at once, further unknown ENI IDs are
  * refused here for so long: a flood of them must not keep the receiver in Python. */
@@ -63,7 +65,10 @@ struct frame {
 	uint16_t geneve_len;
 	uint16_t message;
 	uint16_t next; /* of its group */
-	bool dropped;
+	uint16_t tail; /* of a leader: the last of its group; of one that follows: its leader */
+	uint16_t count; /* of a leader: it and those that follow it */
+	bool follows;
+	bool done; /* dropped, or in the group of another */
 };
 
 struct message {
@@ -88,11 +93,9 @@ struct gw_receiver {
 	unsigned frames;
 	unsigned touched;
 	struct frame frame[FRAMES];
-	struct gw_endpoint *touched_endpoint[TOUCHED]; /* whose rings were filled, each once */
-	unsigned touched_frames[TOUCHED];
+	struct gw_endpoint *touched_endpoint[FRAMES]; /* whose rings were filled, each once */
 	struct gw_segment segment[FRAMES];
 	uint16_t group_head[GROUPS];
-	uint16_t group_tail[FRAMES]; /* by the first frame of the group */
 	struct message message[BATCH];
 	struct mmsghdr header[BATCH];
 	struct iovec iov[BATCH];
@@ -180,9 +183,7 @@ static void touch(struct gw_receiver *receiver, struct gw_endpoint *endpoint)
 	if (ring->touched >= receiver->touched || receiver->touched_endpoint[ring->touched] != endpoint) {
 		ring->touched = receiver->touched++;
 		receiver->touched_endpoint[ring->touched] = endpoint;
-		receiver->touched_frames[ring->touched] = 0;
 	}
-	receiver->touched_frames[ring->touched]++;
 }
 
 static void drop_run(struct gw_receiver *receiver, struct gw_ring *ring, const struct gw_merge *merge)
@@ -229,30 +230,30 @@ static bool same_group(const struct frame *a, const struct frame *b)
 	       memcmp(a->keys.own.word, b->keys.own.word, sizeof(a->keys.own.word)) == 0;
 }
 
-/* Chains each frame to the group of the frames of its flow before it.  The first frames of groups are left in order. */
-static void group_frames(struct gw_receiver *receiver)
+/* Chains each run to the group of the runs of its flow before it, among the frames from `from` to `to`.  The leaders of
+ * groups are left in order. */
+static void group_frames(struct gw_receiver *receiver, unsigned from, unsigned to)
 {
 	memset(receiver->group_head, 0xff, sizeof(receiver->group_head));
-	for (unsigned i = 0; i < receiver->frames; i++) {
-		struct frame *frame = &receiver->frame[i];
+	for (unsigned i = from; i < to; i++) {
+		struct frame *frame = &receiver->frame[i], *leader;
 		uint64_t at = frame->keys.own.hash + frame->keys.reversed;
 		uint16_t first;
 
-		if (frame->dropped)
+		if (frame->follows || frame->done)
 			continue;
-		frame->next = NONE;
 		/* Less than half full, so that probing is short; the hash is keyed. */
 		while ((first = receiver->group_head[at % GROUPS]) != NONE &&
 		       !same_group(&receiver->frame[first], frame))
 			at++;
 		if (first == NONE) {
 			receiver->group_head[at % GROUPS] = (uint16_t)i;
-			receiver->group_tail[i] = (uint16_t)i;
-		} else {
-			receiver->frame[receiver->group_tail[first]].next = (uint16_t)i;
-			receiver->group_tail[first] = (uint16_t)i;
-			frame->dropped = true; /* done with its group */
+			continue;
 		}
+		leader = &receiver->frame[first];
+		receiver->frame[leader->tail].next = (uint16_t)i;
+		leader->tail = frame->tail;
+		frame->done = true;
 	}
 }
 
@@ -284,31 +285,43 @@ static void inspect(struct gw_receiver *receiver, unsigned i)
 		*segment = (struct gw_segment){ .data = packet->data, .len = packet->len };
 }
 
-static void hand_over(struct gw_receiver *receiver)
+static void hand_over_span(struct gw_receiver *receiver, unsigned from, unsigned to)
 {
-	const unsigned merging = GW_OFFLOAD_MERGE_TCP | GW_OFFLOAD_MERGE_UDP;
-
-	for (unsigned i = 0; i < receiver->frames; i++) {
-		receiver->frame[i].next = NONE;
-		if (!receiver->frame[i].dropped)
-			inspect(receiver, i);
-	}
-	if (receiver->frames > 1 && receiver->handler->offloads & merging)
-		group_frames(receiver);
-	for (unsigned i = 0; i < receiver->frames; i++)
-		if (!receiver->frame[i].dropped)
+	if (to - from > 1 && receiver->handler->offloads & (GW_OFFLOAD_MERGE_TCP | GW_OFFLOAD_MERGE_UDP))
+		group_frames(receiver, from, to);
+	for (unsigned i = from; i < to; i++)
+		if (!receiver->frame[i].follows && !receiver->frame[i].done)
 			merge_group(receiver, i);
 }
 
-static void publish(struct gw_receiver *receiver, uint64_t now)
+static void hand_over(struct gw_receiver *receiver)
 {
+	unsigned from = 0;
+
+	for (unsigned i = 0; i < receiver->frames; i++)
+		inspect(receiver, i);
+	for (unsigned i = 0; i < receiver->frames; i++)
+		if (receiver->frame[i].packet.fragment) {
+			hand_over_span(receiver, from, i);
+			hand_over_span(receiver, i, i + 1);
+			from = i + 1;
+		}
+	hand_over_span(receiver, from, receiver->frames);
+}
+
+static void publish(struct gw_receiver *receiver)
+{
+	uint64_t now = gw_now_ns();
+
 	for (unsigned i = 0; i < receiver->touched; i++) {
 		struct gw_endpoint *endpoint = receiver->touched_endpoint[i];
 
 		gw_ring_publish(&endpoint->ring[receiver->index], now);
-		gw_endpoint_wake(endpoint, receiver->index, receiver->touched_frames[i]);
+		gw_endpoint_wake(endpoint, receiver->index, receiver->messages == BATCH);
 	}
 	receiver->touched = 0;
+	if (receiver->messages == BATCH)
+		sched_yield();
 }
 
 /* ---- Learning -----------------------------------------------------------------------------------------------------*/
@@ -325,6 +338,20 @@ static void set_path(const struct gw_receiver *receiver, const struct frame *fra
 	memcpy(path->header, frame->geneve, frame->geneve_len);
 }
 
+static void drop_unlearned(struct gw_receiver *receiver, struct frame *leader, unsigned reason)
+{
+	gw_count(&receiver->counters, reason, leader->count);
+	leader->done = true;
+	if (!gw_tracing(&receiver->handler->trace))
+		return;
+	for (unsigned i = 0; i < leader->count; i++) {
+		const struct frame *frame = leader + i;
+
+		trace(receiver, frame->message, frame->geneve, frame->geneve_len + frame->packet.len,
+		      frame->endpoint->eni, reason);
+	}
+}
+
 static void learn(struct gw_receiver *receiver, struct frame *frame, uint32_t now)
 {
 	struct gw_flows *flows = receiver->handler->flows;
@@ -335,13 +362,8 @@ static void learn(struct gw_receiver *receiver, struct frame *frame, uint32_t no
 	reason = gw_flows_learn(flows, &frame->keys.own, &path, now);
 	if (!reason && frame->keys.has_fragment && !frame->packet.later_fragment)
 		reason = gw_flows_learn(flows, &frame->keys.fragment, &path, now);
-	if (reason) {
-		gw_count(&receiver->counters, reason, 1);
-		frame->dropped = true;
-		if (gw_tracing(&receiver->handler->trace))
-			trace(receiver, frame->message, frame->geneve, frame->geneve_len + frame->packet.len,
-			      frame->endpoint->eni, reason);
-	}
+	if (reason)
+		drop_unlearned(receiver, frame, reason);
 }
 
 /* Works off the frames at hand. */
@@ -353,20 +375,53 @@ static void work_off(struct gw_receiver *receiver)
 	for (unsigned i = 0; i < receiver->frames; i++) {
 		struct gw_packet_keys *keys = &receiver->frame[i].keys;
 
+		if (receiver->frame[i].follows)
+			continue;
 		gw_flow_hash(flows, &keys->own);
 		gw_flows_prefetch_bucket(flows, &keys->own);
 		if (keys->has_fragment)
 			gw_flow_hash(flows, &keys->fragment);
 	}
 	for (unsigned i = 0; i < receiver->frames; i++)
-		gw_flows_prefetch_entry(flows, &receiver->frame[i].keys.own);
+		if (!receiver->frame[i].follows)
+			gw_flows_prefetch_entry(flows, &receiver->frame[i].keys.own);
 	for (unsigned i = 0; i < receiver->frames; i++)
-		learn(receiver, &receiver->frame[i], now);
+		if (!receiver->frame[i].follows)
+			learn(receiver, &receiver->frame[i], now);
 	hand_over(receiver);
 	receiver->frames = 0;
+	publish(receiver);
 }
 
 /* ---- Receiving ----------------------------------------------------------------------------------------------------*/
+
+/* A packet of the same datagram as the one before it, and like that in all that it was judged by, joins its run. */
+static bool follow(struct gw_receiver *receiver, const uint8_t *data, uint32_t len)
+{
+	struct frame *frame = &receiver->frame[receiver->frames], *previous = frame - 1, *leader;
+
+	if (receiver->frames == 0 || previous->message != receiver->at_message || len < previous->geneve_len ||
+	    memcmp(data, previous->geneve, previous->geneve_len) != 0 ||
+	    !gw_packet_follows(&previous->packet, data + previous->geneve_len, len - previous->geneve_len,
+	                       &frame->packet))
+		return false;
+	leader = previous->follows ? &receiver->frame[previous->tail] : previous;
+	frame->endpoint = leader->endpoint;
+	frame->geneve = data;
+	frame->geneve_len = leader->geneve_len;
+	frame->message = leader->message;
+	frame->follows = true;
+	frame->next = NONE;
+	frame->tail = (uint16_t)(leader - receiver->frame);
+	previous->next = (uint16_t)receiver->frames;
+	leader->tail = (uint16_t)receiver->frames++;
+	leader->count++;
+	gw_count(&receiver->counters, GW_packets_in, 1);
+	gw_count(&receiver->counters, GW_bytes_in, len);
+	if (gw_tracing(&receiver->handler->trace))
+		trace(receiver, receiver->at_message, data, len, leader->endpoint->eni, 0);
+	return true;
+}
 
 /* True but for a packet of an unknown ENI ID, which *eni then is. */
 static bool take_packet(struct gw_receiver *receiver, const uint8_t *data, uint32_t len, uint64_t *eni)
@@ -374,8 +429,11 @@ static bool take_packet(struct gw_receiver *receiver, const uint8_t *data, uint3
 	const struct gw_handler *handler = receiver->handler;
 	struct frame *frame = &receiver->frame[receiver->frames];
 	struct gw_geneve geneve = { .eni = 0 };
-	unsigned reason = gw_geneve_parse(data, len, &geneve);
+	unsigned reason;
 
+	if (follow(receiver, data, len))
+		return true;
+	reason = gw_geneve_parse(data, len, &geneve);
 	if (!reason)
 		reason = gw_packet_parse(data + geneve.header_len, len - geneve.header_len, geneve.family,
 		                         &frame->packet);
@@ -402,7 +460,10 @@ static bool take_packet(struct gw_receiver *receiver, const uint8_t *data, uint3
 	frame->geneve = data;
 	frame->geneve_len = geneve.header_len;
 	frame->message = (uint16_t)receiver->at_message;
-	frame->dropped = false;
+	frame->follows = frame->done = false;
+	frame->next = NONE;
+	frame->tail = (uint16_t)receiver->frames;
+	frame->count = 1;
 	gw_packet_keys(&frame->packet, frame->endpoint->slot, &frame->keys);
 	receiver->frames++;
 	return true;
@@ -468,7 +529,7 @@ static int receive(struct gw_receiver *receiver, int flags)
 }
 
 /* Works off the batch at hand; GW_UNKNOWN_ENI, or 0 when it is done. */
-static int work_off_batch(struct gw_receiver *receiver, uint64_t now, uint64_t *eni)
+static int work_off_batch(struct gw_receiver *receiver, uint64_t *eni)
 {
 	int status = 0;
 
@@ -478,11 +539,8 @@ static int work_off_batch(struct gw_receiver *receiver, uint64_t now, uint64_t *
 		uint32_t rest = header->msg_len - receiver->at_byte;
 		uint32_t len = rest < message->size ? rest : message->size;
 
-		if (receiver->frames == FRAMES) {
+		if (receiver->frames == FRAMES)
 			work_off(receiver);
-			if (receiver->touched > TOUCHED - FRAMES)
-				publish(receiver, now);
-		}
 		if (header->msg_hdr.msg_flags & MSG_TRUNC) {
 			gw_count(&receiver->counters, GW_drop_datagram_truncated, 1);
 			len = rest;
@@ -533,7 +591,6 @@ int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd, uint64_t
 		set_up(receiver, fd);
 	for (;;) {
 		int status;
-		uint64_t now;
 
 		if (receiver->at_message == receiver->messages) {
 			bool stop = atomic_load_explicit(&handler->stop, memory_order_relaxed);
@@ -554,11 +611,9 @@ int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd, uint64_t
 				read_control(receiver, i);
 			gw_count(&receiver->counters, GW_batches, 1);
 		}
-		now = gw_now_ns();
-		gw_set(&receiver->counters, GW_last_in_ns, now);
+		gw_set(&receiver->counters, GW_last_in_ns, gw_now_ns());
 		atomic_fetch_add(&receiver->batch, 1);
-		status = work_off_batch(receiver, now, eni);
-		publish(receiver, now);
+		status = work_off_batch(receiver, eni);
 		atomic_fetch_add(&receiver->batch, 1);
 		if (status)
 			return status;

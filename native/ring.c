@@ -49,7 +49,7 @@ void gw_ring_commit(struct gw_ring *ring, struct gw_frame *frame, size_t len)
 void gw_ring_publish(struct gw_ring *ring, uint64_t now_ns)
 {
 	atomic_store_explicit(&ring->last_ns, now_ns, memory_order_relaxed);
-	/* Ordered before the look at whether the consumer sleeps (endpoint.h). */
+	/* Ordered before the look at whether the consumer sleeps (handler.h). */
 	atomic_store_explicit(&ring->head, ring->filled, memory_order_seq_cst);
 }
 

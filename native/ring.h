@@ -3,7 +3,7 @@
  * ring.h - frames on their way from one U thread to one T thread.
  *
  * Theory of operation: a ring of bytes with a single producer and a single consumer, in memory that the endpoint owns.
- * A frame is a record of 8 bytes and then what is written to the TUN device: a vnet header and a packet, contiguous.
+ * A frame is a record of 16 bytes and then what is written to the TUN device: a vnet header and a packet, contiguous.
  *
  * The producer reserves room, fills it, commits, and publishes once per batch; what was committed is invisible until
  * then.  The consumer peeks at the oldest frame and releases it when done with it.  Each side stores only its own
@@ -23,7 +23,7 @@
 
 /*
  * Bytes of a ring.  A receiver can fill it in one slice of CPU time before the tunnel thread on the same core gets its
- * own: room for what the socket's receive buffer holds, and for a second of waiting for a hook.
+ * own: room for that, and for a moment of waiting for a hook.
  */
 #define GW_RING_BYTES (4u << 20)
 
@@ -96,7 +96,8 @@ void gw_ring_release(struct gw_ring *ring, const struct gw_frame *frame);
 /* Anyone: bytes in use, of those published. */
 static inline uint64_t gw_ring_waiting(const struct gw_ring *ring)
 {
-	uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
+	/* In this order: who is neither side could see a tail beyond the head otherwise. */
+	uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
 	uint64_t head = atomic_load_explicit(&ring->head, memory_order_seq_cst);
 
 	return head == tail ? 0 : gw_ring_used(head, tail);

@@ -31,14 +31,16 @@
 #define PACKET_ROOM (sizeof(struct gw_vnet_header) + 65536u)
 #define ARENA_BYTES (8 * PACKET_ROOM)
 
-/* Frames written before the thread looks at what Linux sends. */
-#define WRITE_BATCH 256u
-
-/* A gwi thread that is busy writing looks at its queue once in so many rounds. */
-#define READ_ROUNDS 8u
+/* Frames of a ring written before the thread looks at what Linux sends, and batches read before it looks at its rings:
+ * what has been written may come back at once, and its way out goes before new work. */
+#define WRITE_BATCH 64u
+#define READ_BATCHES 32u
 
 /* A thread that was told to stop reads what its queue holds, and not for ever. */
 #define STOP_ROUNDS 64u
+
+/* How long a gwo thread that has nothing left waits, at a time, for the last of gwi. */
+#define STOP_WAIT_US 500
 
 /* Sockets that are left open are looked at so often. */
 #define AGE_MS 10000
@@ -272,6 +274,7 @@ static bool sleep_until_needed(struct loop *loop, bool sockets_open)
 	/* Not when it woke us, for then there is something more urgent to do.  It rings for a sleep that has ended. */
 	if (loop->rung && read(tunnel->eventfd, &rung, sizeof(rung)) > 0)
 		loop->rung = false;
+	atomic_store_explicit(&tunnel->cpu, sched_getcpu(), memory_order_relaxed);
 	atomic_store(&tunnel->sleeping, true);
 	if ((loop->side == GW_GWI && !rings_empty(loop)) || atomic_load(&loop->endpoint->stop)) {
 		atomic_store(&tunnel->sleeping, false);
@@ -285,19 +288,24 @@ static bool sleep_until_needed(struct loop *loop, bool sockets_open)
 
 static void run(struct loop *loop)
 {
+	_Atomic unsigned *writers = &loop->endpoint->writers;
 	bool readable = true, sockets_open = false;
-	unsigned rounds = 0, stop_rounds = 0;
+	unsigned stop_rounds = 0;
 
 	while (!loop->error) {
-		/* Before the rings are looked at: what came before the stop is still written. */
+		/* Before the rings are looked at: what came before the stop is still written, and what Linux makes of it read. */
 		bool stop = atomic_load(&loop->endpoint->stop);
+		bool written_all = loop->side == GW_GWI || atomic_load(writers) == 0;
 		bool wrote = loop->side == GW_GWI && drain_rings(loop);
 
-		if (readable || ++rounds % READ_ROUNDS == 0)
+		readable |= wrote || stop;
+		for (unsigned i = 0; i < READ_BATCHES && readable; i++)
 			readable = read_batch(loop);
-		if (stop && !wrote && (!readable || ++stop_rounds == STOP_ROUNDS))
+		if (stop && !wrote && (readable ? ++stop_rounds == STOP_ROUNDS : written_all))
 			return;
-		if (wrote || readable)
+		if (stop && !wrote && !readable)
+			usleep(STOP_WAIT_US);
+		if (stop || wrote || readable)
 			continue;
 		if (sockets_open)
 			sockets_open = gw_transmit_age(loop->transmit);
@@ -325,7 +333,11 @@ int gw_tunnel_run(struct gw_endpoint *endpoint, unsigned side, unsigned thread, 
 	if (loop.arena == MAP_FAILED) {
 		loop.error = errno;
 	} else {
+		if (side == GW_GWI)
+			atomic_fetch_add(&endpoint->writers, 1);
 		run(&loop);
+		if (side == GW_GWI)
+			atomic_fetch_sub(&endpoint->writers, 1);
 		munmap(loop.arena, ARENA_BYTES);
 	}
 	gw_transmit_free(loop.transmit);
