@@ -242,6 +242,30 @@ def test_no_tun(namespace):
         refused(run(prefix=["unshare", "--mount", "sh", "-c", hide, "sh"]), "there is no /dev/net/tun", "modprobe tun")
 
 
+def test_no_room_for_its_threads(namespace, tmp_path):
+    program = tmp_path / "gwlbtun.py"
+    program.write_text(f"""
+import sys, threading
+sys.path.insert(0, {str(PROGRAM.parent)!r})
+from gwlbtun import cli
+
+start = threading.Thread.start
+
+def start_no_receiver(thread):
+    if thread.name == "gwlbtun U001":
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+threading.Thread.start = start_no_receiver
+sys.exit(cli.main(sys.argv[1:]))
+""")
+    with namespace.entered():
+        done = run("--udpthreads", "2", program=program)
+    assert done.returncode == 1
+    assert done.stderr == ("gwlbtun: can't start new thread: allow more of them (TasksMax= of the unit, ulimit -u, "
+                           "kernel.threads-max)\n")
+
+
 def test_no_word_on_stderr_and_status_0_when_all_is_well(namespace):
     with namespace.entered():
         with subprocess.Popen([sys.executable, str(PROGRAM)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
