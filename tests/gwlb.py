@@ -362,7 +362,8 @@ class Balancer:
                 old.options[3:] if extra_options is None else extra_options).pack()
             if self._flows.setdefault(header, flow) is not flow:
                 raise ValueError("another flow has that cookie")
-            flow.envelopes.append(Envelope(header, address or newest.address, port or newest.port))
+            flow.envelopes.append(Envelope(header, address or newest.address,
+                                           newest.port if port is None else port))
 
     def forward(self, endpoint: Endpoint, packet: bytes) -> None:
         flow = self.flow_of(endpoint, packet)
@@ -391,9 +392,10 @@ class Balancer:
             flow.sent += 1
             self.counters.sent += 1
             self.counters.sent_bytes += len(envelope.header) + len(packet)
-        self._transmit(envelope.address, envelope.port, envelope.header + packet)
+        self.transmit(envelope.address, envelope.port, envelope.header + packet)
 
-    def _transmit(self, address: str, port: int, payload: bytes) -> None:
+    def transmit(self, address: str, port: int, payload: bytes) -> None:
+        """Sends a UDP payload from an address that need not be there, and port; nothing is expected to come back."""
         # The kernel fills in the length and the checksum of the IP header; a UDP checksum of zero means none.
         size = len(payload)
         self._sender.sendto(

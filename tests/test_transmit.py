@@ -12,10 +12,11 @@ import time
 
 import pytest
 
+import lab as lab_module
 import netns
 import packets
 from gwlbtun import geneve
-from lab import APPLIANCE, BALANCER, CLIENT, SERVER
+from lab import APPLIANCE, BALANCER, CLIENT, ENI, SERVER
 
 PR_CAPBSET_DROP = 24
 CAP_NET_RAW = 13
@@ -157,6 +158,49 @@ def test_a_port_that_another_process_holds_without_net_raw(lab):
         assert lab.balancer.wait(lambda: lab.balancer.counters.returned == 40)
     # And once it is free, it is used.
     assert lab.balancer.wait(lambda: endpoint.send(held) or time.sleep(0.2) or lab.balancer.counters.returned > 40)
+
+
+def test_a_source_port_of_0(lab):
+    """Nobody can bind it, so only a raw socket can keep it."""
+    daemon = start(lab)
+    endpoint = lab.endpoint()
+    packet = datagram(1)
+    endpoint.flow(packet).renew(port=0)
+    send_all(lab, endpoint, [packet] * 5)
+    assert all_return(lab)
+    assert drops(daemon) == {}
+
+
+def test_threads_without_net_raw_leave_each_other_sockets(lab, monkeypatch):
+    """The process may have as many as half of its descriptors; one endpoint takes more than that."""
+    command_line = lab_module.command_line
+    monkeypatch.setattr(lab_module, "command_line", lambda *arguments: [
+        "sh", "-c", 'ulimit -n 400; exec "$@"', "sh", *command_line(*arguments)])
+    daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1, net_raw=False)
+    greedy, modest = lab.endpoint(ENI), lab.endpoint(ENI + 1)
+    sent = [datagram(number) for number in range(600)]
+    for number, packet in enumerate(sent):
+        greedy.flow(packet).renew(port=10000 + number)
+    send_all(lab, greedy, sent)
+    send_all(lab, modest, [datagram(number) for number in range(10)] * 20)
+    send_all(lab, greedy, sent)
+    assert all_return(lab), drops(daemon)
+    assert drops(daemon) == {}
+
+
+def test_neighbours_that_do_not_answer_hold_nothing_up(lab):
+    """What goes to them, by the raw socket that all threads share, waits in the kernel for their link addresses."""
+    daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1)
+    endpoint, free = lab.endpoint(), datagram(1)
+    send_all(lab, endpoint, [free])
+    nobody = [f"192.0.2.{100 + number}" for number in range(60)]
+    header = endpoint.flow(free).envelope.header
+    for _ in range(40):
+        for count, address in enumerate(nobody):
+            lab.balancer.transmit(address, 0, header + datagram(1000 + count, 1000))
+        send_all(lab, endpoint, [free])
+    assert lab.balancer.wait(lambda: endpoint.flow(free).returned == 41, 5), drops(daemon)
+    assert daemon.stop(timeout=5) == 0
 
 
 # ---- Addresses -------------------------------------------------------------------------------------------------------
