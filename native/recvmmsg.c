@@ -42,7 +42,11 @@
 #define SO_RXQ_OVFL 40
 #endif
 
-#define BATCH 64u /* datagrams taken with one recvmmsg */
+/* Datagrams taken with one recvmmsg, at most and at least; in between, as many as made up BATCH_BYTES last time, for what
+ * is taken is gone through again and again and had better stay in the cache. */
+#define BATCH 256u
+#define BATCH_LEAST 8u
+#define BATCH_BYTES (512u << 10)
 #define FRAMES 256u
 #define GROUPS 512u /* a power of two */
 /* Not a power of two, so that the beginnings of all buffers do not compete for the same lines of the cache. */
@@ -82,6 +86,8 @@ struct gw_receiver {
 	struct gw_handler *handler;
 	unsigned index;
 	int fd;
+	unsigned wanted; /* datagrams in the next batch, at most */
+	bool behind;     /* as many were there */
 	/* The packet to be looked at next. */
 	unsigned messages;
 	unsigned at_message;
@@ -119,6 +125,7 @@ struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
 	receiver->handler = handler;
 	receiver->index = index;
 	receiver->fd = -1;
+	receiver->wanted = BATCH;
 	for (unsigned i = 0; i < BATCH; i++) {
 		struct msghdr *header = &receiver->header[i].msg_hdr;
 
@@ -317,10 +324,11 @@ static void publish(struct gw_receiver *receiver)
 		struct gw_endpoint *endpoint = receiver->touched_endpoint[i];
 
 		gw_ring_publish(&endpoint->ring[receiver->index], now);
-		gw_endpoint_wake(endpoint, receiver->index, receiver->messages == BATCH);
+		gw_endpoint_wake(endpoint, receiver->index, receiver->behind);
 	}
 	receiver->touched = 0;
-	if (receiver->messages == BATCH)
+	/* There is more where that came from: threads of this core that read what was just written had better do so now. */
+	if (receiver->behind)
 		sched_yield();
 }
 
@@ -503,11 +511,11 @@ static int receive(struct gw_receiver *receiver, int flags)
 {
 	int received;
 
-	for (unsigned i = 0; i < BATCH; i++) {
+	for (unsigned i = 0; i < receiver->wanted; i++) {
 		receiver->header[i].msg_hdr.msg_namelen = sizeof(receiver->from[i]);
 		receiver->header[i].msg_hdr.msg_controllen = sizeof(receiver->control[i]);
 	}
-	received = recvmmsg(receiver->fd, receiver->header, BATCH, flags, NULL);
+	received = recvmmsg(receiver->fd, receiver->header, receiver->wanted, flags, NULL);
 	if (received >= 0)
 		return received;
 	switch (errno) {
@@ -526,6 +534,21 @@ static int receive(struct gw_receiver *receiver, int flags)
 		usleep(1000);
 		return 0;
 	}
+}
+
+/* What is to be known of a batch before it is worked off. */
+static void take_batch(struct gw_receiver *receiver)
+{
+	uint64_t bytes = 1;
+	uint64_t wanted;
+
+	for (unsigned i = 0; i < receiver->messages; i++) {
+		read_control(receiver, i);
+		bytes += receiver->header[i].msg_len;
+	}
+	receiver->behind = receiver->messages == receiver->wanted;
+	wanted = (uint64_t)BATCH_BYTES * receiver->messages / bytes;
+	receiver->wanted = wanted > BATCH ? BATCH : wanted < BATCH_LEAST ? BATCH_LEAST : (unsigned)wanted;
 }
 
 /* Works off the batch at hand; GW_UNKNOWN_ENI, or 0 when it is done. */
@@ -607,8 +630,7 @@ int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd, uint64_t
 			receiver->at_byte = 0;
 			if (receiver->at_message == receiver->messages)
 				continue;
-			for (unsigned i = 0; i < receiver->messages; i++)
-				read_control(receiver, i);
+			take_batch(receiver);
 			gw_count(&receiver->counters, GW_batches, 1);
 		}
 		gw_set(&receiver->counters, GW_last_in_ns, gw_now_ns());
