@@ -133,7 +133,7 @@ def test_packets_of_an_endpoint_that_is_refused_are_dropped_and_counted(bench):
 @pytest.mark.parametrize("bench", [{"sockets": unix_sockets}], indirect=True)
 def test_a_datagram_larger_than_the_buffer_is_dropped_and_counted(bench):
     bench.add(ENI)
-    for payload in encapsulated(ENI) + bytes(65536), encapsulated(ENI):
+    for payload in encapsulated(ENI) + bytes(70000), encapsulated(ENI):
         bench.send(payload)
     assert drops(bench.receive()) == {"datagram_truncated": 1}
     assert bench.endpoints[ENI].flows(4) == 1
