@@ -168,6 +168,7 @@ class Endpoint:
             for tunnel in self.tunnels:
                 tunnel.join()
             self._close()
+            self.native.forget()  # before the table's lock is taken, which receivers wait for
             self._table.bury(self)
 
     def _close(self) -> None:
@@ -236,6 +237,7 @@ class Endpoints:
                 endpoint.begin()
             except RuntimeError as error:
                 native.unpublish()
+                native.forget()
                 native.free()
                 self._tell_refusal(eni, str(error))
                 return False

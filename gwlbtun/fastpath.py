@@ -59,6 +59,7 @@ _SIGNATURES = {
     "gw_endpoint_publish": (None, c_void_p),
     "gw_endpoint_unpublish": (None, c_void_p),
     "gw_endpoint_stop": (None, c_void_p),
+    "gw_endpoint_forget": (None, c_void_p),
     "gw_endpoint_free": (None, c_void_p),
     "gw_endpoint_last_ns": (c_uint64, c_void_p),
     "gw_endpoint_ring_drops": (c_uint64, c_void_p),
@@ -213,6 +214,10 @@ class NativeEndpoint:
 
     def stop(self) -> None:
         self._library.gw_endpoint_stop(self._endpoint)
+
+    def forget(self) -> None:
+        """Forgets its flows, which takes a while when there are many, before free()."""
+        self._library.gw_endpoint_forget(self._endpoint)
 
     def free(self) -> None:
         with self._lock:

@@ -168,7 +168,11 @@ GW_EXPORT void gw_endpoint_unpublish(struct gw_endpoint *endpoint);
 /* Tells its T threads to write what the rings hold, and stop. */
 GW_EXPORT void gw_endpoint_stop(struct gw_endpoint *endpoint);
 
-/* Forgets its flows and frees it.  It must be unpublished and its T threads must have returned. */
+/* Forgets its flows, which takes a look at every entry of the flow table: any time after it was unpublished and its T
+ * threads have returned. */
+GW_EXPORT void gw_endpoint_forget(struct gw_endpoint *endpoint);
+
+/* Frees it.  Its flows must have been forgotten. */
 GW_EXPORT void gw_endpoint_free(struct gw_endpoint *endpoint);
 
 /* CLOCK_MONOTONIC of its newest packet from GWLB or returned to it, or of its making. */

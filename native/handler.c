@@ -309,9 +309,13 @@ struct gw_endpoint *gw_endpoint_new(struct gw_handler *handler, uint64_t eni)
 	return endpoint;
 }
 
-void gw_endpoint_free(struct gw_endpoint *endpoint)
+void gw_endpoint_forget(struct gw_endpoint *endpoint)
 {
 	gw_flows_forget(endpoint->handler->flows, endpoint->slot);
+}
+
+void gw_endpoint_free(struct gw_endpoint *endpoint)
+{
 	dismantle(endpoint);
 }
 
