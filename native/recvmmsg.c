@@ -52,6 +52,11 @@
 /* Not a power of two, so that the beginnings of all buffers do not compete for the same lines of the cache. */
 #define DATAGRAM_ROOM (65536u + 320u)
 
+/* What may wait, over all rings of endpoints whose T threads do not run yet, and what each ring may hold all the same: who
+ * invents ENI IDs must not have 4 MiB for each and each receiver. */
+#define WAITING_BYTES (256u << 20)
+#define WAITING_LEAST (64u << 10)
+
 /* Once an endpoint was refused, for want of something that will not come back at once, further unknown ENI IDs are
  * refused here for so long: a flood of them must not keep the receiver in Python. */
 #define REFUSE_NS 100000000u
@@ -207,11 +212,23 @@ static void drop_run(struct gw_receiver *receiver, struct gw_ring *ring, const s
 	}
 }
 
+static bool may_wait(const struct gw_receiver *receiver, const struct gw_endpoint *endpoint, size_t len)
+{
+	const struct gw_handler *handler = receiver->handler;
+	uint64_t rings, share;
+
+	if (atomic_load_explicit(&endpoint->writers, memory_order_relaxed) > 0)
+		return true;
+	rings = (uint64_t)atomic_load_explicit(&handler->endpoints, memory_order_relaxed) * handler->receivers;
+	share = WAITING_BYTES / (rings ? rings : 1);
+	return gw_ring_filled(&endpoint->ring[receiver->index]) + len <= (share > WAITING_LEAST ? share : WAITING_LEAST);
+}
+
 static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoint, const struct gw_merge *merge)
 {
 	struct gw_ring *ring = &endpoint->ring[receiver->index];
 	size_t len = sizeof(struct gw_vnet_header) + gw_merge_length(merge);
-	struct gw_frame *frame = gw_ring_reserve(ring, len);
+	struct gw_frame *frame = may_wait(receiver, endpoint, len) ? gw_ring_reserve(ring, len) : NULL;
 	struct gw_vnet_header vnet;
 	uint8_t *out;
 

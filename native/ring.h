@@ -78,6 +78,12 @@ static inline struct gw_frame *gw_ring_at(const struct gw_ring *ring, uint64_t p
 	return (struct gw_frame *)(void *)(ring->bytes + (gw_ring_count(position) & (GW_RING_BYTES - 1)));
 }
 
+/* Producer: bytes in use, of those committed. */
+static inline uint64_t gw_ring_filled(const struct gw_ring *ring)
+{
+	return gw_ring_used(ring->filled, atomic_load_explicit(&ring->tail, memory_order_acquire));
+}
+
 /* Producer: room for a frame of at most len bytes, to be filled behind the record returned; NULL when the ring is full. */
 struct gw_frame *gw_ring_reserve(struct gw_ring *ring, size_t len);
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT-0
 """What all tests share."""
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ def pytest_sessionstart():
     if os.geteuid() != 0:
         pytest.exit("the tests make network namespaces and TUN interfaces: run them as root", returncode=1)
     netns.sweep()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # as the daemon does
 
 
 @pytest.fixture

@@ -130,6 +130,20 @@ def test_packets_of_an_endpoint_that_is_refused_are_dropped_and_counted(bench):
     assert bench.endpoints[ENI].flows(4) == 1 and bench.endpoints[ENI].ring_bytes() >= 2 * len(PACKET)
 
 
+@pytest.mark.parametrize("bench", [{"endpoints": 1024}], indirect=True)
+def test_endpoints_without_threads_share_what_may_wait(bench):
+    """Who invents ENI IDs gets little memory for each: a share of 256 MiB."""
+    for number in range(1024):
+        bench.add(ENI + number)
+    payload = encapsulated(ENI, packets.udp("10.0.0.1", "10.0.0.2", 1, 2, bytes(1000)))
+    for _ in range(10):
+        bench.send_together([payload] * 40)
+    counters = bench.receive()
+    waiting = bench.endpoints[ENI].ring_bytes()
+    assert 190 << 10 < waiting <= 256 << 10
+    assert drops(counters) == {"ring_full": counters["packets_in"] - waiting // 1000}
+
+
 @pytest.mark.parametrize("bench", [{"sockets": unix_sockets}], indirect=True)
 def test_a_datagram_larger_than_the_buffer_is_dropped_and_counted(bench):
     bench.add(ENI)
