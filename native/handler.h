@@ -13,10 +13,10 @@
  * a U thread that published a frame looks at `sleeping` and rings.  Both store before they look, in one total order
  * (seq_cst), so one of them sees the other.
  *
- * A U thread lends a sleeping T thread a hand, and writes its frames itself, as long as that is no loss: while its socket
- * does not fill batches, or when the T thread sleeps on its own core and could not run beside it.  Waking a thread costs
- * more than writing some frames (docs/ARCHITECTURE.md has figures).  Who drains a T thread's rings, and so counts for it what
- * goes out, holds its `draining`; a U thread that finds it held rings instead.
+ * A U thread lends a sleeping T thread a hand, and writes its frames itself, as long as that is no loss: while its
+ * socket does not fill batches, or when the T thread sleeps on its own core and could not run beside it.  Waking a
+ * thread costs more than writing some frames (docs/ARCHITECTURE.md, "Why it is so").  Who drains a T thread's
+ * rings, and so counts for it what goes out, holds its `draining`; a U thread that finds it held rings instead.
  */
 #ifndef GW_HANDLER_H
 #define GW_HANDLER_H

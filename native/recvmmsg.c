@@ -4,17 +4,18 @@
  *
  * Theory of operation
  *
- * A U thread owns its struct gw_receiver, its socket and the producer's end of one ring in each endpoint.  It blocks in
- * recvmmsg for the first datagram and takes those that are there with it.  A datagram may be many (UDP_GRO): Geneve packets of one
- * outer flow, all of one size but the last.
+ * A U thread owns its struct gw_receiver, its socket and the producer's end of one ring in each endpoint.  It
+ * blocks in recvmmsg for the first datagram and takes those that are there with it.  A datagram may be many
+ * (UDP_GRO): Geneve packets of one outer flow, all of one size but the last.
  *
- * Each packet is checked for itself and becomes a struct frame.  Frames are worked off FRAMES at a time, in passes, so
- * that what one packet needs from memory is on its way while others are worked on: hash and ask for the bucket, ask for
- * the entry, learn the flow, and then hand over.  A packet of the same datagram and flow as the one before it, with the
- * very same Geneve header, only follows: what was found out about the first holds for it.  Handing over groups the
- * frames by flow, in order, through a small hash table (linear in the number of frames), merges the runs of each group
- * into super-packets (offload.c) and copies them to the ring.  Fragments are not grouped, nor is anything across them, for the
- * parts of a datagram have different keys and shall stay in order.  What was written to rings is then published.
+ * Each packet is checked for itself and becomes a struct frame.  Frames are worked off FRAMES at a time, in passes,
+ * so that what one packet needs from memory is on its way while others are worked on: hash and ask for the bucket,
+ * ask for the entry, learn the flow, and then hand over.  A packet of the same datagram and flow as the one before
+ * it, with the very same Geneve header, only follows: what was found out about the first holds for it.  Handing
+ * over groups the frames by flow, in order, through a small hash table (linear in the number of frames), merges the
+ * runs of each group into super-packets (offload.c) and copies them to the ring.  Fragments are not grouped, nor is
+ * anything across them, for the parts of a datagram have different keys and shall stay in order.  What was written
+ * to rings is then published.
  *
  * An ENI ID without an endpoint ends the work at hand and returns to Python; the packet that showed it stays the next
  * one to be looked at, with the rest of its batch behind it.
