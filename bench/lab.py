@@ -85,7 +85,15 @@ class Bed:
 
     def segment_before_counting(self, on: bool) -> None:
         """Makes the host's device cut super-packets before it hands them over, so that each packet is counted as a frame."""
-        run("ip", "-n", self.host, "link", "set", "uplink", "gso_max_segs", "1" if on else "65535")
+        self._cut(self.host, "uplink", on)
+
+    def segment_before_arrival(self, on: bool) -> None:
+        """Makes the generator's device cut super-packets, on the generator's core, so that they arrive as single datagrams."""
+        self._cut(self.balancer, "gwlb", on)
+
+    @staticmethod
+    def _cut(namespace: str, device: str, on: bool) -> None:
+        run("ip", "-n", namespace, "link", "set", device, "gso_max_segs", "1" if on else "65535")
 
     @staticmethod
     def _mac(namespace: str, device: str) -> str:

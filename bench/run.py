@@ -35,9 +35,11 @@ class Workload(NamedTuple):
     tcp: bool = False
     burst: int = 1
     segment: bool = False  # arrives as if merged by GRO
+    cut: bool = False  # leaves so, but arrives as single datagrams
+    offload: str = ""  # for gwlbtun, where it is not what the command line says
 
     def options(self) -> List[str]:
-        switches = {"--ipv6": self.ipv6, "--tcp": self.tcp, "--segment": self.segment}
+        switches = {"--ipv6": self.ipv6, "--tcp": self.tcp, "--segment": self.segment or self.cut}
         return ["--size", str(self.size), "--flows", str(self.flows), "--endpoints", str(self.endpoints), "--burst",
                 str(self.burst), *(name for name, on in switches.items() if on)]
 
@@ -46,13 +48,14 @@ WORKLOADS = [
     Workload("udp128", "UDP 128 B, 64 flows"),
     Workload("udp512", "UDP 512 B, 64 flows", size=512),
     Workload("udp128-v6", "IPv6 UDP 128 B, 64 flows", ipv6=True),
+    Workload("udp128-unmerged", "UDP 128 B, 64 flows, not merged", offload="udp-gro,udp-gso"),
     Workload("udp128-50k", "UDP 128 B, 50,000 flows", flows=50_000),
     Workload("udp128-1m", "UDP 128 B, 1,000,000 flows", flows=1_000_000),
     Workload("udp128-16e", "UDP 128 B, 16 endpoints", endpoints=16),
     Workload("udp128-64e", "UDP 128 B, 64 endpoints", endpoints=64),
     Workload("tcp1500", "TCP 1500 B, bursts of 32", size=1500, tcp=True, burst=32, segment=True),
     Workload("tcp1500-v6", "IPv6 TCP 1500 B, bursts of 32", size=1500, tcp=True, burst=32, segment=True, ipv6=True),
-    Workload("tcp1500-single", "TCP 1500 B, single datagrams", size=1500, tcp=True, burst=32),
+    Workload("tcp1500-single", "TCP 1500 B, single datagrams", size=1500, tcp=True, burst=32, cut=True),
     Workload("tcp1500-elephant", "TCP 1500 B, one elephant flow", size=1500, tcp=True, burst=32, segment=True, flows=1),
     Workload("tcp8500", "TCP 8500 B, bursts of 7", size=8500, tcp=True, burst=7, segment=True),
 ]
@@ -279,20 +282,21 @@ class Bench:
     def __init__(self, bed: lab.Bed, options: argparse.Namespace, pace: Pace, progress: Progress) -> None:
         self._bed, self._options, self._pace, self._progress = bed, options, pace, progress
 
-    def _handler(self, name: str) -> lab.Handler:
+    def _handler(self, name: str, offload: str = "") -> lab.Handler:
         core = self._options.core
         if name == "gwlbtun":
             extra = ["--rcvbuf", str(self._options.rcvbuf)]
-            if self._options.offload:
-                extra += ["--offload", self._options.offload]
+            if offload or self._options.offload:
+                extra += ["--offload", offload or self._options.offload]
             return lab.Gwlbtun(self._bed, core, extra + self._options.handler_options.split())
         return lab.Baseline(self._bed, core, name, self._options.rcvbuf)
 
     def measure(self, workload: Workload, name: str, also_at: Optional[float] = None) -> Dict:
         """One handler under one workload; also_at: a rate at which to time probes as well."""
+        self._bed.segment_before_arrival(workload.cut)
         generator = lab.Generator(self._bed, self._options.generator_core, workload.options())
         try:
-            handler = self._handler(name)
+            handler = self._handler(name, workload.offload)
             try:
                 handler.wait_until_up()
                 measurement = Measurement(generator, handler, self._options.core, workload, self._pace, self._progress)
@@ -316,6 +320,7 @@ class Bench:
                 handler.stop()
         finally:
             generator.stop()
+            self._bed.segment_before_arrival(False)
 
     def ping(self, name: str) -> Dict:
         workload = WORKLOADS[0]

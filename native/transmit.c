@@ -54,7 +54,7 @@
 /* Sockets that a thread may have whatever others have, where there is no raw socket to fall back on. */
 #define WAYS_ASSURED 16u
 
-#define SPARE_S 10u   /* a socket unused for so long makes room for another */
+#define SPARE_S 2u    /* a socket unused for so long makes room for another: not so short that most packets would open one */
 #define IDLE_S 60u    /* and is closed after so long */
 #define RETRY_S 30u   /* after which a way served by RAW tries for a socket again */
 
