@@ -168,7 +168,8 @@ class Measurement:
         per_round = self._workload.endpoints * self._workload.burst
         for _ in range(40):
             answer = self._generator.ask(f"verify {per_round} 5000")
-            if answer["back"] >= answer["sent"]:
+            # Not so while packets of earlier rounds still come, which waited for their endpoint.
+            if answer["back"] == answer["sent"] and not answer["out_of_order"]:
                 break
             self._handler.check()
             time.sleep(0.2)

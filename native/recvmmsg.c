@@ -120,6 +120,12 @@ struct gw_receiver {
 	uint8_t data[BATCH][DATAGRAM_ROOM];
 };
 
+static void reset_header(struct gw_receiver *receiver, unsigned i)
+{
+	receiver->header[i].msg_hdr.msg_namelen = sizeof(receiver->from[i]);
+	receiver->header[i].msg_hdr.msg_controllen = sizeof(receiver->control[i]);
+}
+
 struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
 {
 	/* Mapped: a buffer takes the memory that the largest datagram in it took. */
@@ -140,6 +146,7 @@ struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
 		header->msg_iovlen = 1;
 		header->msg_name = &receiver->from[i];
 		header->msg_control = &receiver->control[i];
+		reset_header(receiver, i);
 	}
 	return receiver;
 }
@@ -529,10 +536,10 @@ static int receive(struct gw_receiver *receiver, int flags)
 {
 	int received;
 
-	for (unsigned i = 0; i < receiver->wanted; i++) {
-		receiver->header[i].msg_hdr.msg_namelen = sizeof(receiver->from[i]);
-		receiver->header[i].msg_hdr.msg_controllen = sizeof(receiver->control[i]);
-	}
+	/* What the kernel wrote there last time. */
+	for (unsigned i = 0; i < receiver->messages; i++)
+		reset_header(receiver, i);
+	receiver->messages = receiver->at_message = 0;
 	received = recvmmsg(receiver->fd, receiver->header, receiver->wanted, flags, NULL);
 	if (received >= 0)
 		return received;
