@@ -2,6 +2,8 @@
 """The U threads: each receives from the load balancer on its own socket, and stays in the fast path while it can."""
 import errno
 import socket
+import struct
+import threading
 from typing import Callable, Dict, List
 
 from . import StartError, fastpath
@@ -12,8 +14,9 @@ from .worker import Worker
 
 # <linux/udp.h>, <asm-generic/socket.h>, <linux/in.h>: not all of them are in Python's socket module.
 _SOL_UDP, _UDP_GRO = 17, 104
-_SO_RCVBUFFORCE, _SO_RXQ_OVFL = 33, 40
+_SO_RCVBUFFORCE, _SO_MEMINFO = 33, 55
 _IP_PKTINFO = 8
+_MEMINFO = struct.Struct("9I")  # <linux/sock_diag.h>: SK_MEMINFO_RMEM_ALLOC to SK_MEMINFO_DROPS
 
 
 def open_sockets(settings: Settings, log: Log) -> List[socket.socket]:
@@ -27,7 +30,6 @@ def open_sockets(settings: Settings, log: Log) -> List[socket.socket]:
             sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sockets[-1].bind(("", PORT))
             sockets[-1].setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-            sockets[-1].setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise StartError(f"UDP port {PORT} is taken: stop the other program that uses it "
@@ -77,10 +79,23 @@ class Receiver:
         self._handler = handler
         self._socket = udp_socket
         self._admit = admit
+        self._drops = 0
+        self._drops_lock = threading.Lock()
         self.worker = Worker(log, place.name, self._receive, place.number, place.core)
 
     def counters(self) -> Dict[str, int]:
-        return self._handler.receiver_counters(self._index)
+        """Those of the thread, and socket_drops: what the kernel dropped, for want of buffer before all."""
+        return {**self._handler.receiver_counters(self._index), "socket_drops": self._socket_drops()}
+
+    def _socket_drops(self) -> int:
+        # Asked for, where SO_RXQ_OVFL would make the kernel tell it with each datagram once there has been a loss.
+        with self._drops_lock:
+            try:
+                *_, drops = _MEMINFO.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+            except OSError:  # closed, as the thread has failed
+                return self._drops
+            self._drops += (drops - self._drops) % (1 << 32)
+            return self._drops
 
     def wake(self) -> None:
         """After Handler.stop(): lets the thread find that the handler has been stopped."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """The T threads: those of one interface, a queue each."""
+import contextlib
 import errno
 import os
 from typing import Dict, List, Optional
@@ -55,9 +56,21 @@ class Tunnel:
         return [self._native.counters(self._side, index) for index in range(len(self._places))]
 
     def _serve(self, index: int) -> None:
+        _interrupt_nobody()
         try:
             self._native.run(self._side, index, self._device.fds[index])
         except OSError as error:
             if error.errno == errno.EBADFD:
                 raise OSError(error.errno, f"the interface {self.name} has been deleted; restart gwlbtun") from None
             raise OSError(error.errno, f"{self.name}: {os.strerror(error.errno)}") from None
+
+
+def _interrupt_nobody() -> None:
+    """Lets the thread wait for its core, when it wakes, until who has it sleeps or gives way.
+
+    That is the receiver, as a rule, in the middle of a batch. Woken by its first write and put in its place, this thread
+    would find one packet, and be put to sleep and woken again for each of the others.
+    """
+    with contextlib.suppress(OSError):
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:  # an operator's real-time policy is left alone
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

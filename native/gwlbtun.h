@@ -46,7 +46,6 @@ GW_EXPORT const char *gw_build_id(void);
  *   batches                recvmmsg calls that returned packets; for T, rounds that moved any.
  *   frames_out             writes to the TUN device: packets_out / frames_out packets were merged into one, on average.
  *   sends                  messages given to sendmmsg.
- *   socket_drops           U: datagrams that the kernel dropped for want of receive buffer (SO_RXQ_OVFL).
  *   receive_errors, send_errors, tun_errors   system calls that failed and were gone on from.
  */
 #define GW_COUNTER_LIST(X)                                                                                            \
@@ -63,7 +62,6 @@ GW_EXPORT const char *gw_build_id(void);
 	X(batches, "")                                                                                                \
 	X(frames_out, "")                                                                                             \
 	X(sends, "")                                                                                                  \
-	X(socket_drops, "")                                                                                           \
 	X(receive_errors, "")                                                                                         \
 	X(send_errors, "")                                                                                            \
 	X(tun_errors, "")                                                                                             \
@@ -144,7 +142,7 @@ GW_EXPORT uint64_t gw_handler_flow_entries(const struct gw_handler *handler);
 GW_EXPORT const uint64_t *gw_receiver_counters(const struct gw_handler *handler, unsigned receiver);
 
 /*
- * Receives on fd, a UDP socket with IP_PKTINFO (and UDP_GRO and SO_RXQ_OVFL where wanted), until Python is needed.
+ * Receives on fd, a UDP socket with IP_PKTINFO (and UDP_GRO where wanted), until Python is needed.
  * fd must be the same one on every call for this receiver.  Returns GW_STOPPED; GW_UNKNOWN_ENI with *eni set, the packet
  * being kept for the next call; or -errno when the socket is of no more use.
  */

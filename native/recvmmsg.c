@@ -15,7 +15,7 @@
  * over groups the frames by flow, in order, through a small hash table (linear in the number of frames), merges the
  * runs of each group into super-packets (offload.c) and copies them to the ring.  Fragments are not grouped, nor is
  * anything across them, for the parts of a datagram have different keys and shall stay in order.  What was written
- * to rings is then published.
+ * to a ring is published at the end of the pass, or when it has come to PUBLISH_BYTES.
  *
  * An ENI ID without an endpoint ends the work at hand and returns to Python; the packet that showed it stays the next
  * one to be looked at, with the rest of its batch behind it.
@@ -39,16 +39,15 @@
 #ifndef UDP_GRO
 #define UDP_GRO 104 /* Linux 5.0 */
 #endif
-#ifndef SO_RXQ_OVFL
-#define SO_RXQ_OVFL 40
-#endif
 
 /* Datagrams taken with one recvmmsg, at most and at least; in between, as many as made up BATCH_BYTES last time, for what
  * is taken is gone through again and again and had better stay in the cache. */
 #define BATCH 256u
-#define BATCH_LEAST 8u
-#define BATCH_BYTES (512u << 10)
+#define BATCH_LEAST 4u
+#define BATCH_BYTES (256u << 10)
 #define FRAMES 256u
+/* What waits in a ring to be published before a pass is over: better read while it is in the cache. */
+#define PUBLISH_BYTES (48u << 10)
 #define GROUPS 512u /* a power of two */
 /* Not a power of two, so that the beginnings of all buffers do not compete for the same lines of the cache. */
 #define DATAGRAM_ROOM (65536u + 320u)
@@ -94,6 +93,7 @@ struct gw_receiver {
 	int fd;
 	unsigned wanted; /* datagrams in the next batch, at most */
 	bool behind;     /* as many were there */
+	unsigned kept;   /* frames handed over since the thread last gave its core away */
 	/* The packet to be looked at next. */
 	unsigned messages;
 	unsigned at_message;
@@ -101,7 +101,6 @@ struct gw_receiver {
 	bool refused;
 	uint64_t refusing_until_ns;
 	uint64_t stop_ns; /* when it was seen that the handler stops */
-	uint32_t kernel_drops;
 	unsigned frames;
 	unsigned touched;
 	struct frame frame[FRAMES];
@@ -114,8 +113,7 @@ struct gw_receiver {
 	struct sockaddr_in from[BATCH];
 	union {
 		struct cmsghdr align;
-		uint8_t bytes[CMSG_SPACE(sizeof(struct in_pktinfo)) + CMSG_SPACE(sizeof(int)) +
-			      CMSG_SPACE(sizeof(uint32_t))];
+		uint8_t bytes[CMSG_SPACE(sizeof(struct in_pktinfo)) + CMSG_SPACE(sizeof(int))];
 	} control[BATCH];
 	uint8_t data[BATCH][DATAGRAM_ROOM];
 };
@@ -232,6 +230,12 @@ static bool may_wait(const struct gw_receiver *receiver, const struct gw_endpoin
 	return gw_ring_filled(&endpoint->ring[receiver->index]) + len <= (share > WAITING_LEAST ? share : WAITING_LEAST);
 }
 
+static void publish(struct gw_receiver *receiver, struct gw_endpoint *endpoint, uint64_t now)
+{
+	gw_ring_publish(&endpoint->ring[receiver->index], now);
+	gw_endpoint_wake(endpoint, receiver->index, receiver->behind);
+}
+
 static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoint, const struct gw_merge *merge)
 {
 	struct gw_ring *ring = &endpoint->ring[receiver->index];
@@ -253,6 +257,8 @@ static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoi
 		frame->bytes += merge->segment[i]->len;
 	gw_ring_commit(ring, frame, len);
 	touch(receiver, endpoint);
+	if (gw_ring_unpublished(ring) >= PUBLISH_BYTES)
+		publish(receiver, endpoint, gw_now_ns());
 }
 
 /* What tells the groups apart: a flow in one direction, in one endpoint (the key holds its slot). */
@@ -341,20 +347,23 @@ static void hand_over(struct gw_receiver *receiver)
 	hand_over_span(receiver, from, receiver->frames);
 }
 
-static void publish(struct gw_receiver *receiver)
+static void publish_all(struct gw_receiver *receiver)
 {
 	uint64_t now = gw_now_ns();
 
-	for (unsigned i = 0; i < receiver->touched; i++) {
-		struct gw_endpoint *endpoint = receiver->touched_endpoint[i];
-
-		gw_ring_publish(&endpoint->ring[receiver->index], now);
-		gw_endpoint_wake(endpoint, receiver->index, receiver->behind);
-	}
+	for (unsigned i = 0; i < receiver->touched; i++)
+		publish(receiver, receiver->touched_endpoint[i], now);
 	receiver->touched = 0;
-	/* There is more where that came from: threads of this core that read what was just written had better do so now. */
-	if (receiver->behind)
-		sched_yield();
+}
+
+/* T threads do not interrupt others (gwlbtun/tunnel.py): those of this core need to be let in, to read what was written
+ * before their queues are full.  A receiver that finds nothing to receive sleeps, and need not. */
+static void give_way(struct gw_receiver *receiver)
+{
+	if (!receiver->behind && receiver->kept < FRAMES)
+		return;
+	sched_yield();
+	receiver->kept = 0;
 }
 
 /* ---- Learning -----------------------------------------------------------------------------------------------------*/
@@ -422,8 +431,10 @@ static void work_off(struct gw_receiver *receiver)
 		if (!receiver->frame[i].follows)
 			learn(receiver, &receiver->frame[i], now);
 	hand_over(receiver);
+	publish_all(receiver);
+	receiver->kept += receiver->frames;
 	receiver->frames = 0;
-	publish(receiver);
+	give_way(receiver);
 }
 
 /* ---- Receiving ----------------------------------------------------------------------------------------------------*/
@@ -521,12 +532,6 @@ static void read_control(struct gw_receiver *receiver, unsigned i)
 			memcpy(&size, CMSG_DATA(cmsg), sizeof(size));
 			if (size > 0)
 				message->size = (uint32_t)size;
-		} else if (cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SO_RXQ_OVFL) {
-			uint32_t drops;
-
-			memcpy(&drops, CMSG_DATA(cmsg), sizeof(drops));
-			gw_count(&receiver->counters, GW_socket_drops, drops - receiver->kernel_drops);
-			receiver->kernel_drops = drops;
 		}
 	}
 }

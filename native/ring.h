@@ -84,6 +84,12 @@ static inline uint64_t gw_ring_filled(const struct gw_ring *ring)
 	return gw_ring_used(ring->filled, atomic_load_explicit(&ring->tail, memory_order_acquire));
 }
 
+/* Producer: bytes committed, and not published. */
+static inline uint64_t gw_ring_unpublished(const struct gw_ring *ring)
+{
+	return gw_ring_used(ring->filled, atomic_load_explicit(&ring->head, memory_order_relaxed));
+}
+
 /* Producer: room for a frame of at most len bytes, to be filled behind the record returned; NULL when the ring is full. */
 struct gw_frame *gw_ring_reserve(struct gw_ring *ring, size_t len);
 

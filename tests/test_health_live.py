@@ -234,3 +234,21 @@ def test_seconds_since_the_last_packet_start_anew_with_each(lab):
     endpoint.send(packet)
     assert lab.wait(lambda: len(endpoint.received) == 2)
     assert all(new < old for new, old in zip(ages(), before))
+
+
+def test_what_the_kernel_drops_for_want_of_buffer_is_counted_and_told(lab):
+    daemon = lab.start("--rcvbuf", "1", "--udpthreads", "2")
+    endpoint = lab.endpoint()
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        for number in range(3000):
+            endpoint.send(packets.udp(CLIENT[0], SERVER[0], number % 50, 2, bytes(1000)))
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+
+    def accounted():
+        health = daemon.health()
+        return health["totals"]["pktsFromGwlb"] + health["udp"]["UDPPacketReceiver"]["socketDrops"] == 3000
+    assert lab.wait(accounted)
+    assert 0 < daemon.health()["totals"]["pktsFromGwlb"] < 3000
+    assert lab.wait(lambda: "the receive buffer of the UDP socket is full" in daemon.log())

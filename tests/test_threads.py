@@ -53,6 +53,24 @@ def test_affinity_pins_each_thread_and_wins_over_the_number(lab):
     assert cores_of(daemon, f"gwlbtun TA{CORES[-1]:03d}") == [{CORES[-1]}] * 2
 
 
+def test_tunnel_threads_interrupt_no_receiver(lab):
+    daemon = started(lab)
+    policies = {(name[:9], os.sched_getscheduler(thread)) for thread, name in daemon.threads().items()
+                if name[:9] in ("gwlbtun U", "gwlbtun T")}
+    assert policies == {("gwlbtun U", os.SCHED_OTHER), ("gwlbtun T", os.SCHED_BATCH)}
+
+
+def test_a_real_time_policy_chosen_by_the_operator_stays(lab):
+    daemon = lab.start()
+    for thread in daemon.threads():
+        os.sched_setscheduler(thread, os.SCHED_RR, os.sched_param(1))
+    endpoint = lab.endpoint()
+    endpoint.send(PACKET)
+    assert lab.wait(lambda: endpoint.received == [PACKET])
+    assert {os.sched_getscheduler(thread) for thread, name in daemon.threads().items()
+            if name.startswith("gwlbtun T")} == {os.SCHED_RR}
+
+
 def test_health_shows_the_kernels_thread_ids(lab):
     daemon = started(lab, "--udpthreads", "3", "--tunthreads", "2")
     health, threads = daemon.health(), daemon.threads()
