@@ -16,9 +16,6 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/if_tun.h>
-#include <net/if.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -26,22 +23,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "handler.h"
+
 enum {
-	GENEVE_PORT = 6081,
-	MAX_HEADER = 72, /* of Geneve: GWLB's take 40 */
 	OUTER = 20 + 8,
-	INNER_MTU = 8500,
 	MAX_ENDPOINTS = 256,
 	MAX_FLOWS = 1 << 21, /* a power of two */
 	BUFFER = 65536,
 };
-
-#define GWLB_CLASS 0x0108
 
 struct flow_key {
 	uint8_t low[16], high[16]; /* addresses; the lower address and port first, so that both directions are one flow */
@@ -83,26 +76,6 @@ static struct loop main_loop;
 static const char *hook;
 static bool threads;
 static int raw = -1;
-
-static _Noreturn void fail(const char *what)
-{
-	fprintf(stderr, "baseline: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static uint16_t get16(const uint8_t *at)
-{
-	return (uint16_t)(at[0] << 8 | at[1]);
-}
-
-static uint64_t get64(const uint8_t *at)
-{
-	uint64_t value = 0;
-
-	for (int i = 0; i < 8; i++)
-		value = value << 8 | at[i];
-	return value;
-}
 
 /* ---- Flows --------------------------------------------------------------------------------------------------------*/
 
@@ -165,42 +138,6 @@ static struct flow *find_flow(const struct flow_key *key)
 
 /* ---- Endpoints ----------------------------------------------------------------------------------------------------*/
 
-static void base60(char *text, uint64_t value)
-{
-	static const char digits[] = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX";
-	char reversed[16];
-	size_t length = 0;
-
-	do {
-		reversed[length++] = digits[value % 60];
-		value /= 60;
-	} while (value);
-	while (length)
-		*text++ = reversed[--length];
-	*text = 0;
-}
-
-static int make_tun(const char *prefix, uint64_t eni, char *name)
-{
-	struct ifreq request = {.ifr_flags = IFF_TUN | IFF_NO_PI};
-	int control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
-
-	memcpy(request.ifr_name, prefix, 4);
-	base60(request.ifr_name + 4, eni);
-	if (control < 0 || fd < 0 || ioctl(fd, TUNSETIFF, &request) < 0)
-		fail("TUN device");
-	memcpy(name, request.ifr_name, IFNAMSIZ);
-	request.ifr_mtu = INNER_MTU;
-	if (ioctl(control, SIOCSIFMTU, &request) < 0)
-		fail("SIOCSIFMTU");
-	request.ifr_flags = IFF_UP | IFF_RUNNING;
-	if (ioctl(control, SIOCSIFFLAGS, &request) < 0)
-		fail("SIOCSIFFLAGS");
-	close(control);
-	return fd;
-}
-
 static void *serve(void *argument);
 
 static void add_source(const struct source *source)
@@ -221,7 +158,6 @@ static void add_source(const struct source *source)
 static struct endpoint *find_endpoint(uint64_t eni)
 {
 	struct endpoint *endpoint;
-	char gwi[IFNAMSIZ], gwo[IFNAMSIZ], command[512];
 
 	for (unsigned i = 0; i < endpoint_count; i++)
 		if (endpoints[i].eni == eni)
@@ -230,32 +166,12 @@ static struct endpoint *find_endpoint(uint64_t eni)
 		return NULL;
 	endpoint = &endpoints[endpoint_count++];
 	endpoint->eni = eni;
-	endpoint->gwi = make_tun("gwi-", eni, gwi);
-	endpoint->gwo = make_tun("gwo-", eni, gwo);
-	snprintf(command, sizeof(command), "%s CREATE %s %s %017llx", hook, gwi, gwo, (unsigned long long)eni);
-	if (system(command))
-		fail(command);
+	make_devices(eni, hook, 0, 0, &endpoint->gwi, &endpoint->gwo);
 	add_source(&(struct source){endpoint->gwo, endpoint});
 	return endpoint;
 }
 
 /* ---- Packets ------------------------------------------------------------------------------------------------------*/
-
-/* The ENI ID in a Geneve packet of GWLB, whose header takes *header bytes; 0 if it is none. */
-static uint64_t parse(const uint8_t *packet, size_t length, size_t *header)
-{
-	uint64_t eni = 0;
-
-	if (length < 8 || packet[0] >> 6)
-		return 0;
-	*header = 8 + (packet[0] & 63u) * 4;
-	if (*header > length || *header > MAX_HEADER)
-		return 0;
-	for (size_t at = 8; at + 4 <= *header; at += 4 + (packet[at + 3] & 31u) * 4)
-		if (get16(packet + at) == GWLB_CLASS && packet[at + 2] == 1 && at + 12 <= *header)
-			eni = get64(packet + at + 4);
-	return eni;
-}
 
 static void from_balancer(int udp)
 {

@@ -42,11 +42,11 @@ def run(*command: str) -> str:
 
 
 def build() -> None:
-    """Compiles the generator and the baseline into build/."""
+    """Compiles the generator and the handlers beside gwlbtun into build/."""
     BUILD.mkdir(exist_ok=True)
-    for name in ("generator", "baseline"):
+    for name, more in (("generator", []), ("baseline", []), ("floor", [str(ROOT / "native" / "offload.c")])):
         run(os.environ.get("CC", "cc"), "-O3", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-pthread",
-            "-o", str(BUILD / f"bench-{name}"), str(ROOT / "bench" / f"{name}.c"))
+            "-o", str(BUILD / f"bench-{name}"), str(ROOT / "bench" / f"{name}.c"), *more)
 
 
 class Bed:
@@ -188,7 +188,7 @@ class Generator:
 
 
 class Handler:
-    """A handler at work in the host's namespace, pinned to a core. The base of both that are compared."""
+    """A handler at work in the host's namespace, pinned to a core. The base of those that are compared."""
 
     name = ""
 
@@ -274,6 +274,16 @@ class Baseline(Handler):
         super().__init__(
             bed, core, [str(BUILD / "bench-baseline"), mode, str(ROOT / "example-scripts" / "create-passthrough.sh"),
                         str(receive_buffer_mb)], BUILD / "bench-baseline.log")
+
+
+class Floor(Handler):
+    """bench/floor.c, which takes bulk traffic of one endpoint only."""
+
+    name = "floor"
+
+    def __init__(self, bed: Bed, core: int, receive_buffer_mb: int) -> None:
+        super().__init__(bed, core, [str(BUILD / "bench-floor"), str(ROOT / "example-scripts" / "create-passthrough.sh"),
+                                     str(receive_buffer_mb)], BUILD / "bench-floor.log")
 
 
 def core_times(core: int) -> Dict[str, int]:

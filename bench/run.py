@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT-0
 """`make bench`: what gwlbtun carries on one core, beside a handler that takes packets one at a time.
 
-For each workload, first the baseline, then gwlbtun: start it anew, check that packets return unchanged, send as fast as
+For each workload, first the baseline, then gwlbtun, and for bulk traffic the floor: start it anew, check that packets return unchanged, send as fast as
 possible, search the highest rate that returns 99.9 % of the packets (RFC 2544's throughput, with shorter trials), repeat
 that rate for the CPU time per packet, then time probes at half that rate. docs/PERFORMANCE.md tells the method in full.
 """
@@ -290,6 +290,8 @@ class Bench:
             if offload or self._options.offload:
                 extra += ["--offload", offload or self._options.offload]
             return lab.Gwlbtun(self._bed, core, extra + self._options.handler_options.split())
+        if name == "floor":
+            return lab.Floor(self._bed, core, self._options.rcvbuf)
         return lab.Baseline(self._bed, core, name, self._options.rcvbuf)
 
     def measure(self, workload: Workload, name: str, also_at: Optional[float] = None) -> Dict:
@@ -384,20 +386,22 @@ def table(results: Dict) -> str:
     lines = [
         "Rates in thousand packets/s; CPU in microseconds of the handler's core per packet, in brackets the spread;",
         "p99 in microseconds at half the handler's own no-loss rate (p99=: at half the baseline's).",
+        "times: gwlbtun beside the baseline. %: the floor's CPU per packet in hundredths of gwlbtun's.",
         "≥: the generator could not send more.",
         "",
-        f"{'':31}  {'gwlbtun':^52}  {'baseline':^33}  {'times':^11}",
+        f"{'':31}  {'gwlbtun':^52}  {'baseline':^33}  {'times':^11}  {'floor':^17}",
         f"{'workload':31}  {'no loss':>8} {'Gbit/s':>6} {'peak':>6} {'CPU':>15} {'p99':>6} {'p99=':>6}"
-        f"  {'no loss':>8} {'peak':>6} {'CPU':>10} {'p99':>6}  {'rate':>5} {'CPU':>5}",
+        f"  {'no loss':>8} {'peak':>6} {'CPU':>10} {'p99':>6}  {'rate':>5} {'CPU':>5}  {'no loss':>7} {'CPU':>5} {'%':>3}",
     ]
     for row in results["workloads"]:
-        ours, base = row["gwlbtun"], row["baseline"]
+        ours, base, floor = row["gwlbtun"], row["baseline"], row["floor"]
         cpu = f"{ours['cpu_us']:.2f} ({ours['cpu_us_low']:.2f}-{ours['cpu_us_high']:.2f})"
         lines.append(
             f"{row['label']:31}  {rate_text(ours):>8} {ours['no_loss_gbps']:6.2f} {ours['peak_pps'] / 1e3:6.0f} {cpu:>15} "
             f"{ours['half_load_p99_us']:6.0f} {ours['same_load_p99_us']:6.0f}  "
             f"{rate_text(base):>8} {base['peak_pps'] / 1e3:6.0f} {base['cpu_us']:10.2f} "
-            f"{base['half_load_p99_us']:6.0f}  {row['ratio']:5.1f} {row['cpu_ratio']:5.1f}")
+            f"{base['half_load_p99_us']:6.0f}  {row['ratio']:5.1f} {row['cpu_ratio']:5.1f}"
+            + (f"  {rate_text(floor):>7} {floor['cpu_us']:5.2f} {100 * floor['cpu_us'] / ours['cpu_us']:3.0f}" if floor else ""))
     if results.get("ping"):
         lines += ["", f"{'one packet at a time, us':31}  "
                       f"{'back to back: median':>20} {'p99':>7}  {'4 KB/s: median':>15} {'p99':>7}"]
@@ -474,7 +478,7 @@ def main() -> int:
     wanted = options.workload or (QUICK if options.quick else [workload.name for workload in WORKLOADS]) + ["latency"]
     workloads = [workload for workload in WORKLOADS if workload.name in wanted]
     modes = [options.baseline] + [mode for mode in ("threads", "loop") if mode != options.baseline]
-    progress = Progress(2 * len(workloads) + ("latency" in wanted) * 3 + 1)
+    progress = Progress(3 * len(workloads) + ("latency" in wanted) * 3 + 1)
     results: Dict = {"machine": machine(), "baseline": options.baseline, "cut": options.cut,
                      "offload": options.offload or "all", "pace": pace._asdict(), "workloads": []}
     # A stop by signal unwinds like any other, so that namespaces and processes go.
@@ -500,8 +504,10 @@ def main() -> int:
                 progress.next()
                 ours = bench.measure(workload, "gwlbtun", base["no_loss_pps"] / 2)
                 progress.next()
+                floor = bench.measure(workload, "floor") if workload.tcp else None
+                progress.next()
                 results["workloads"].append({
-                    **workload._asdict(), "baseline": base, "gwlbtun": ours,
+                    **workload._asdict(), "baseline": base, "gwlbtun": ours, "floor": floor,
                     "ratio": ours["no_loss_pps"] / base["no_loss_pps"], "cpu_ratio": base["cpu_us"] / ours["cpu_us"]})
     except lab.BenchError as error:
         progress.close()
