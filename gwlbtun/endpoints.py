@@ -82,6 +82,7 @@ class Endpoint:
 
     def tick(self, now_ns: int) -> None:
         """Once a second."""
+        self.native.age()
         if self.state is State.UP and not self._silence_told and now_ns - self._up_ns >= SILENCE_S * 1e9:
             self._check_silence()
 

@@ -61,6 +61,7 @@ _SIGNATURES = {
     "gw_endpoint_stop": (None, c_void_p),
     "gw_endpoint_forget": (None, c_void_p),
     "gw_endpoint_free": (None, c_void_p),
+    "gw_endpoint_age": (None, c_void_p),
     "gw_endpoint_last_ns": (c_uint64, c_void_p),
     "gw_endpoint_ring_drops": (c_uint64, c_void_p),
     "gw_endpoint_ring_bytes": (c_uint64, c_void_p),
@@ -229,6 +230,12 @@ class NativeEndpoint:
         status = self._library.gw_tunnel_run(self._endpoint, side, thread, fd)
         if status < 0:
             raise OSError(-status, os.strerror(-status))
+
+    def age(self) -> None:
+        """Once a second: has sockets closed that have been idle for long."""
+        with self._lock:
+            if self._endpoint is not None:
+                self._library.gw_endpoint_age(self._endpoint)
 
     def last_ns(self) -> int:
         return self._read("gw_endpoint_last_ns")

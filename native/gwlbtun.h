@@ -173,6 +173,10 @@ GW_EXPORT void gw_endpoint_forget(struct gw_endpoint *endpoint);
 /* Frees it.  Its flows must have been forgotten. */
 GW_EXPORT void gw_endpoint_free(struct gw_endpoint *endpoint);
 
+/* Wakes those of its T threads that sleep on sockets to the load balancer that have been idle for long, to close them; to
+ * be called every second. */
+GW_EXPORT void gw_endpoint_age(struct gw_endpoint *endpoint);
+
 /* CLOCK_MONOTONIC of its newest packet from GWLB or returned to it, or of its making. */
 GW_EXPORT uint64_t gw_endpoint_last_ns(const struct gw_endpoint *endpoint);
 

@@ -361,6 +361,20 @@ void gw_endpoint_stop(struct gw_endpoint *endpoint)
 			ring_bell(&endpoint->tunnel[side][i]);
 }
 
+void gw_endpoint_age(struct gw_endpoint *endpoint)
+{
+	const uint64_t then = gw_now_ns() - GW_TRANSMIT_IDLE_S * 1000000000ull;
+
+	for (unsigned side = GW_GWI; side <= GW_GWO; side++)
+		for (unsigned i = 0; i < endpoint->handler->tunnel_threads; i++) {
+			struct gw_tunnel *tunnel = &endpoint->tunnel[side][i];
+
+			if (atomic_load_explicit(&tunnel->sockets_open, memory_order_relaxed) &&
+			    gw_get(&tunnel->counters, GW_last_sent_ns) <= then)
+				ring_bell(tunnel);
+		}
+}
+
 uint64_t gw_endpoint_last_ns(const struct gw_endpoint *endpoint)
 {
 	uint64_t last = endpoint->made_ns;

@@ -61,6 +61,7 @@ struct gw_tunnel {
 	_Atomic bool sleeping;
 	_Atomic bool draining;
 	_Atomic int cpu; /* on which it went to sleep */
+	_Atomic bool sockets_open; /* transmit.c had some when it went to sleep */
 	int eventfd;
 	int fd; /* of its queue; set before it first sleeps */
 };

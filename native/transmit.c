@@ -55,7 +55,6 @@
 #define WAYS_ASSURED 16u
 
 #define SPARE_S 2u    /* a socket unused for so long makes room for another: not so short that most packets would open one */
-#define IDLE_S 60u    /* and is closed after so long */
 #define RETRY_S 30u   /* after which a way served by RAW tries for a socket again */
 
 /* UDP_MAX_SEGMENTS before Linux 6.9, and the most payload that fits an IPv4 datagram. */
@@ -349,7 +348,7 @@ bool gw_transmit_age(struct gw_transmit *transmit)
 	for (unsigned i = 0; i < WAYS && transmit->open > 0; i++) {
 		struct way *way = &transmit->way[i];
 
-		if (way->kind == CONNECTED && now - way->used_s >= IDLE_S)
+		if (way->kind == CONNECTED && now - way->used_s >= GW_TRANSMIT_IDLE_S)
 			forget_way(transmit, way);
 	}
 	return transmit->open > 0;

@@ -29,7 +29,12 @@ void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *pa
 /* Sends what is queued.  What cannot be sent is dropped and counted. */
 void gw_transmit_flush(struct gw_transmit *transmit);
 
-/* Closes the sockets that were not used for a while; to be called now and then.  True if any are left open. */
+/* Seconds after which a socket that was not used is closed. */
+#ifndef GW_TRANSMIT_IDLE_S
+#define GW_TRANSMIT_IDLE_S 60u
+#endif
+
+/* Closes the sockets that were idle for so long; to be called now and then.  True if any are left open. */
 bool gw_transmit_age(struct gw_transmit *transmit);
 
 #endif

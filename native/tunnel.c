@@ -42,9 +42,6 @@
 /* How long a gwo thread that has nothing left waits, at a time, for the last of gwi. */
 #define STOP_WAIT_US 500
 
-/* Sockets that are left open are looked at so often. */
-#define AGE_MS 10000
-
 /* A packet up to this long is copied behind its Geneve header rather than sent from two places. */
 #define COPY_MAX 256u
 _Static_assert(COPY_MAX <= GW_TRANSMIT_HEADER_MAX && GW_SPLIT_HEADER_MAX <= GW_TRANSMIT_HEADER_MAX, "they fit");
@@ -265,7 +262,7 @@ static bool read_batch(struct loop *loop)
 /* ---- The loop -----------------------------------------------------------------------------------------------------*/
 
 /* Sleeps until there is something to do; true if the queue is to be read. */
-static bool sleep_until_needed(struct loop *loop, bool sockets_open)
+static bool sleep_until_needed(struct loop *loop)
 {
 	struct gw_tunnel *tunnel = &loop->endpoint->tunnel[loop->side][loop->thread];
 	struct pollfd fds[2] = { { .fd = tunnel->eventfd, .events = POLLIN }, { .fd = loop->fd, .events = POLLIN } };
@@ -274,13 +271,15 @@ static bool sleep_until_needed(struct loop *loop, bool sockets_open)
 	/* Not when it woke us, for then there is something more urgent to do.  It rings for a sleep that has ended. */
 	if (loop->rung && read(tunnel->eventfd, &rung, sizeof(rung)) > 0)
 		loop->rung = false;
+	atomic_store_explicit(&tunnel->sockets_open, gw_transmit_age(loop->transmit), memory_order_relaxed);
 	atomic_store_explicit(&tunnel->cpu, sched_getcpu(), memory_order_relaxed);
 	atomic_store(&tunnel->sleeping, true);
 	if ((loop->side == GW_GWI && !rings_empty(loop)) || atomic_load(&loop->endpoint->stop)) {
 		atomic_store(&tunnel->sleeping, false);
 		return false;
 	}
-	(void)poll(fds, 2, sockets_open ? AGE_MS : -1);
+	/* No time-out: a timer for each sleep costs more than the rest of it. */
+	(void)poll(fds, 2, -1);
 	atomic_store(&tunnel->sleeping, false);
 	loop->rung |= fds[0].revents != 0;
 	return fds[1].revents != 0;
@@ -289,7 +288,7 @@ static bool sleep_until_needed(struct loop *loop, bool sockets_open)
 static void run(struct loop *loop)
 {
 	_Atomic unsigned *writers = &loop->endpoint->writers;
-	bool readable = true, sockets_open = false;
+	bool readable = true;
 	unsigned stop_rounds = 0;
 
 	while (!loop->error) {
@@ -307,10 +306,7 @@ static void run(struct loop *loop)
 			usleep(STOP_WAIT_US);
 		if (stop || wrote || readable)
 			continue;
-		if (sockets_open)
-			sockets_open = gw_transmit_age(loop->transmit);
-		readable = sleep_until_needed(loop, sockets_open);
-		sockets_open |= readable;
+		readable = sleep_until_needed(loop);
 	}
 }
 

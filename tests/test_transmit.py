@@ -4,11 +4,14 @@ import contextlib
 import ctypes
 import os
 import random
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,7 @@ import packets
 from gwlbtun import geneve
 from lab import APPLIANCE, BALANCER, CLIENT, ENI, SERVER
 
+ROOT = Path(__file__).resolve().parent.parent
 PR_CAPBSET_DROP = 24
 CAP_NET_RAW = 13
 IN_FLIGHT = 256  # fewer than any queue on the way holds
@@ -186,6 +190,34 @@ def test_threads_without_net_raw_leave_each_other_sockets(lab, monkeypatch):
     send_all(lab, greedy, sent)
     assert all_return(lab), drops(daemon)
     assert drops(daemon) == {}
+
+
+def connected_ports(daemon):
+    """Of its sockets to the load balancer."""
+    lines = Path(f"/proc/{daemon.pid}/net/udp").read_text().splitlines()[1:]
+    ends = [[int(end.split(":")[1], 16) for end in line.split()[1:3]] for line in lines]
+    return sorted(own for own, peer in ends if peer == geneve.PORT)
+
+
+def test_sockets_that_are_idle_are_closed_while_their_thread_sleeps(lab, tmp_path, monkeypatch):
+    """In a copy that takes three seconds for what is a minute otherwise."""
+    for name in ("gwlbtun.py", "Makefile"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("gwlbtun", "native"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    subprocess.run(["make", "-sB", "-C", tmp_path, "CFLAGS=-O1 -DGW_TRANSMIT_IDLE_S=3u"], check=True)
+    monkeypatch.setattr(lab_module, "PROGRAM", tmp_path / "gwlbtun.py")
+    daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1)
+    endpoint = lab.endpoint()
+    packet = datagram(1)
+    for port in 10001, 10002, 10003:
+        endpoint.flow(packet).renew(port=port)
+        send_all(lab, endpoint, [packet])
+        assert all_return(lab)
+    assert connected_ports(daemon) == [10001, 10002, 10003]
+    assert lab.wait(lambda: connected_ports(daemon) == [])
+    send_all(lab, endpoint, [packet])
+    assert all_return(lab)
 
 
 def test_neighbours_that_do_not_answer_hold_nothing_up(lab):
