@@ -41,6 +41,8 @@ enum {
 	BATCH_BYTES = 256 << 10, /* about as much as stays in the cache */
 	ROOM = 65536 + 320,
 	SEGMENTS = 64,
+	MESSAGE_MAX = 65507,
+	GENEVE_HEADER = 40, /* GWLB's */
 	FLOWS = 1 << 16, /* a power of two */
 	READS = 8,
 };
@@ -177,6 +179,12 @@ static unsigned take_datagram(unsigned i, unsigned segments)
 	return segments;
 }
 
+/* Whether one more segment will still leave with the others, in one message. */
+static bool fits_a_message(const struct gw_merge *merge)
+{
+	return (merge->count + 1) * (merge->segment[0]->len + GENEVE_HEADER) <= MESSAGE_MAX;
+}
+
 static void from_balancer(void)
 {
 	static unsigned wanted = BATCH;
@@ -200,7 +208,7 @@ static void from_balancer(void)
 	for (unsigned i = 0; i < segments; i++) {
 		if (i == 0) {
 			gw_merge_start(&merge, &segment[i]);
-		} else if (!gw_merge_join(&merge, &segment[i])) {
+		} else if (!fits_a_message(&merge) || !gw_merge_join(&merge, &segment[i])) {
 			write_frame(&merge);
 			gw_merge_start(&merge, &segment[i]);
 		}
@@ -211,7 +219,8 @@ static void from_balancer(void)
 
 /* ---- From Linux ---------------------------------------------------------------------------------------------------*/
 
-static void send_back(const struct flow *flow, const struct gw_split *split)
+/* Sends the segments from `first` on that fit one message; which one comes next. */
+static unsigned send_some(const struct flow *flow, const struct gw_split *split, unsigned first)
 {
 	static uint8_t headers[SEGMENTS][MAX_HEADER + GW_SPLIT_HEADER_MAX];
 	static struct iovec iov[2 * SEGMENTS];
@@ -221,18 +230,19 @@ static void send_back(const struct flow *flow, const struct gw_split *split)
 	} cmsg = {.bytes = {0}};
 	struct msghdr message = {.msg_iov = iov};
 	const uint16_t size = (uint16_t)(flow->header_len + split->header_len + split->gso_size);
+	unsigned next = first;
 
-	for (unsigned i = 0; i < split->count && i < SEGMENTS; i++) {
+	for (unsigned i = 0; next < split->count && i < SEGMENTS && (i + 1) * size <= MESSAGE_MAX; i++, next++) {
 		const uint8_t *payload = split->packet;
 		uint32_t len = split->len;
 
 		memcpy(headers[i], flow->header, flow->header_len);
 		if (split->header_len)
-			gw_split_segment(split, i, headers[i] + flow->header_len, &payload, &len);
+			gw_split_segment(split, next, headers[i] + flow->header_len, &payload, &len);
 		iov[message.msg_iovlen++] = (struct iovec){headers[i], (size_t)flow->header_len + split->header_len};
 		iov[message.msg_iovlen++] = (struct iovec){(void *)(uintptr_t)payload, len};
 	}
-	if (split->count > 1) {
+	if (next - first > 1) {
 		message.msg_control = &cmsg;
 		message.msg_controllen = sizeof(cmsg);
 		cmsg.align.cmsg_level = IPPROTO_UDP;
@@ -242,6 +252,7 @@ static void send_back(const struct flow *flow, const struct gw_split *split)
 	}
 	if (sendmsg(flow->fd, &message, 0) < 0 && errno != ENOBUFS && errno != EAGAIN)
 		fail("sendmsg");
+	return next;
 }
 
 static void from_linux(void)
@@ -259,8 +270,8 @@ static void from_linux(void)
 		if (gw_split_begin(&split, &vnet, packet, (size_t)len - sizeof(vnet)) < 0)
 			continue;
 		flow = find_flow(packet);
-		if (flow->port)
-			send_back(flow, &split);
+		for (unsigned next = 0; flow->port && next < split.count;)
+			next = send_some(flow, &split, next);
 	}
 }
 
