@@ -70,7 +70,6 @@ struct frame {
 	struct gw_endpoint *endpoint;
 	const uint8_t *geneve;
 	struct gw_packet packet;
-	struct gw_packet_keys keys;
 	uint16_t geneve_len;
 	uint16_t message;
 	uint16_t next; /* of its group */
@@ -78,6 +77,7 @@ struct frame {
 	uint16_t count; /* of a leader: it and those that follow it */
 	bool follows;
 	bool done; /* dropped, or in the group of another */
+	struct gw_packet_keys keys; /* of one that does not follow: last, as the others leave it alone */
 };
 
 struct message {
