@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: MIT-0
 """`make bench`: what gwlbtun carries on one core, beside a handler that takes packets one at a time.
 
-For each workload, first the baseline, then gwlbtun, and for bulk traffic the floor: start it anew, check that packets return unchanged, send as fast as
-possible, search the highest rate that returns 99.9 % of the packets (RFC 2544's throughput, with shorter trials), repeat
-that rate for the CPU time per packet, then time probes at half that rate. docs/PERFORMANCE.md tells the method in full.
+For each workload, first the baseline, then gwlbtun, and for bulk traffic the floor: start it anew, check that packets
+return unchanged, send as fast as possible, search the highest rate that returns 99.9 % of the packets (RFC 2544's
+throughput, with shorter trials), repeat that rate for the CPU time per packet, then time probes at half that rate.
+docs/PERFORMANCE.md tells the method in full.
 """
 import argparse
 import datetime
@@ -396,12 +397,13 @@ def table(results: Dict) -> str:
     for row in results["workloads"]:
         ours, base, floor = row["gwlbtun"], row["baseline"], row["floor"]
         cpu = f"{ours['cpu_us']:.2f} ({ours['cpu_us_low']:.2f}-{ours['cpu_us_high']:.2f})"
+        beneath = (f"  {rate_text(floor):>7} {floor['cpu_us']:5.2f} {100 * floor['cpu_us'] / ours['cpu_us']:3.0f}"
+                   if floor else "")
         lines.append(
             f"{row['label']:31}  {rate_text(ours):>8} {ours['no_loss_gbps']:6.2f} {ours['peak_pps'] / 1e3:6.0f} {cpu:>15} "
             f"{ours['half_load_p99_us']:6.0f} {ours['same_load_p99_us']:6.0f}  "
             f"{rate_text(base):>8} {base['peak_pps'] / 1e3:6.0f} {base['cpu_us']:10.2f} "
-            f"{base['half_load_p99_us']:6.0f}  {row['ratio']:5.1f} {row['cpu_ratio']:5.1f}"
-            + (f"  {rate_text(floor):>7} {floor['cpu_us']:5.2f} {100 * floor['cpu_us'] / ours['cpu_us']:3.0f}" if floor else ""))
+            f"{base['half_load_p99_us']:6.0f}  {row['ratio']:5.1f} {row['cpu_ratio']:5.1f}{beneath}")
     if results.get("ping"):
         lines += ["", f"{'one packet at a time, us':31}  "
                       f"{'back to back: median':>20} {'p99':>7}  {'4 KB/s: median':>15} {'p99':>7}"]
