@@ -133,7 +133,7 @@ class Daemon:
                 found[int(task.name)] = (task / "comm").read_text().rstrip("\n")
         return found
 
-    def stop(self, timeout: float = 20) -> int:
+    def stop(self, timeout: float = 60) -> int:
         """Ends it with SIGTERM, if it has not ended; its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
