@@ -41,14 +41,18 @@
 #endif
 
 /* Datagrams taken with one recvmmsg, at most and at least; in between, as many as made up BATCH_BYTES last time, for what
- * is taken is gone through again and again and had better stay in the cache. */
-#define BATCH 256u
+ * is taken is gone through again and again and had better stay in the cache.  Small ones take much of it beside their
+ * bytes: unless they merge, BATCH_UNMERGED are enough. */
+#define BATCH 1024u
+#define BATCH_UNMERGED 512u
 #define BATCH_LEAST 4u
 #define BATCH_BYTES (256u << 10)
-#define FRAMES 256u
+#define FRAMES 1024u
+/* Frames handed over before T threads of the same core are let in. */
+#define FRAMES_KEPT 128u
 /* What waits in a ring to be published before a pass is over: better read while it is in the cache. */
 #define PUBLISH_BYTES (48u << 10)
-#define GROUPS 512u /* a power of two */
+#define GROUPS 2048u /* a power of two */
 /* Not a power of two, so that the beginnings of all buffers do not compete for the same lines of the cache. */
 #define DATAGRAM_ROOM (65536u + 320u)
 
@@ -94,6 +98,7 @@ struct gw_receiver {
 	unsigned wanted; /* datagrams in the next batch, at most */
 	bool behind;     /* as many were there */
 	unsigned kept;   /* frames handed over since the thread last gave its core away */
+	unsigned worked_off, written; /* frames of the last batch, and what they were merged to */
 	/* The packet to be looked at next. */
 	unsigned messages;
 	unsigned at_message;
@@ -256,6 +261,7 @@ static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoi
 	for (unsigned i = 0; i < merge->count; i++)
 		frame->bytes += merge->segment[i]->len;
 	gw_ring_commit(ring, frame, len);
+	receiver->written++;
 	touch(receiver, endpoint);
 	if (gw_ring_unpublished(ring) >= PUBLISH_BYTES)
 		publish(receiver, endpoint, gw_now_ns());
@@ -360,7 +366,7 @@ static void publish_all(struct gw_receiver *receiver)
  * before their queues are full.  A receiver that finds nothing to receive sleeps, and need not. */
 static void give_way(struct gw_receiver *receiver)
 {
-	if (!receiver->behind && receiver->kept < FRAMES)
+	if (!receiver->behind && receiver->kept < FRAMES_KEPT)
 		return;
 	sched_yield();
 	receiver->kept = 0;
@@ -433,6 +439,7 @@ static void work_off(struct gw_receiver *receiver)
 	hand_over(receiver);
 	publish_all(receiver);
 	receiver->kept += receiver->frames;
+	receiver->worked_off += receiver->frames;
 	receiver->frames = 0;
 	give_way(receiver);
 }
@@ -569,8 +576,8 @@ static int receive(struct gw_receiver *receiver, int flags)
 /* What is to be known of a batch before it is worked off. */
 static void take_batch(struct gw_receiver *receiver)
 {
-	uint64_t bytes = 1;
-	uint64_t wanted;
+	bool merged = receiver->written < receiver->worked_off - receiver->worked_off / 16;
+	uint64_t most = merged ? BATCH : BATCH_UNMERGED, bytes = 1, wanted;
 
 	for (unsigned i = 0; i < receiver->messages; i++) {
 		read_control(receiver, i);
@@ -578,7 +585,8 @@ static void take_batch(struct gw_receiver *receiver)
 	}
 	receiver->behind = receiver->messages == receiver->wanted;
 	wanted = (uint64_t)BATCH_BYTES * receiver->messages / bytes;
-	receiver->wanted = wanted > BATCH ? BATCH : wanted < BATCH_LEAST ? BATCH_LEAST : (unsigned)wanted;
+	receiver->wanted = (unsigned)(wanted > most ? most : wanted < BATCH_LEAST ? BATCH_LEAST : wanted);
+	receiver->worked_off = receiver->written = 0;
 }
 
 /* Works off the batch at hand; GW_UNKNOWN_ENI, or 0 when it is done. */

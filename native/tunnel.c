@@ -27,16 +27,16 @@
 #include "packet.h"
 #include "transmit.h"
 
-/* Packets read before they are sent, at most, and no fewer than a U thread hands over at a time: the more are at hand, the
- * more of them go to the same port of the load balancer, and are one message. */
-#define BATCH 256u
+/* Packets read before they are sent, at most: the more are at hand, the more of them go to the same port of the load balancer,
+ * and are one message. */
+#define BATCH 512u
 #define PACKET_ROOM (sizeof(struct gw_vnet_header) + 65536u)
 #define ARENA_BYTES (8 * PACKET_ROOM)
 
 /* Frames of a ring written before the thread looks at what Linux sends, and batches read before it looks at its rings:
  * what has been written may come back at once, and its way out goes before new work. */
 #define WRITE_BATCH 64u
-#define READ_BATCHES 8u
+#define READ_BATCHES 4u
 
 /* A thread that was told to stop reads what its queue holds, and not for ever. */
 #define STOP_ROUNDS 64u
