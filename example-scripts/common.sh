@@ -43,9 +43,8 @@ sysctl() {
 #
 # Packets on gwi come from addresses that Linux routes elsewhere, so the filter would drop them all in silence. When
 # an interface appears, udev has systemd apply the host's sysctl settings to it, which commonly turns the filter on,
-# some tens of milliseconds later and so after this script. A drop-in with the interface's own name wins over such
-# settings, then and whenever they are applied anew; a pass already under way, or another tool's, is outlasted by
-# looking again for ten seconds. The setting itself goes with the interface. The kernel goes by the larger of it and
+# some tens of milliseconds later. gwlbtun puts it back whenever that happens; with a drop-in of the interface's own
+# name it does not happen. The setting itself goes with the interface. The kernel goes by the larger of it and
 # net.ipv4.conf.all.rp_filter, which is the host's owner's to set to 0.
 
 DROP_IN=/run/sysctl.d/99-gwlbtun-$GWI.conf
@@ -55,14 +54,7 @@ rp_filter_off() {
 		mkdir -p "${DROP_IN%/*}"
 		echo "net.ipv4.conf.$GWI.rp_filter = 0" >"$DROP_IN"
 	fi
-	filter=net/ipv4/conf/$GWI/rp_filter
-	sysctl "$filter" 0
-	# shellcheck disable=SC2016  # for the inner shell
-	setsid -f sh -c 'for _ in $(seq 50); do
-			sleep 0.2
-			value=$(cat "$1") || exit
-			[ "$value" = 0 ] || echo 0 >"$1"
-		done' sh "/proc/sys/$filter" </dev/null >/dev/null 2>&1 9<&- # and lets go of number()'s lock
+	sysctl "net/ipv4/conf/$GWI/rp_filter" 0
 }
 
 rp_filter_forget() {
