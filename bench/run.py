@@ -197,7 +197,7 @@ class Measurement:
                 "resident_bytes_per_flow": (self._handler.resident_bytes() - memory) / self._workload.flows}
 
     def throughput(self) -> Dict:
-        """Peak and no-loss rate, CPU per packet there, and latency at half of it."""
+        """Peak and no-loss rate, and CPU per packet there."""
         pace = self._pace
         peak = self.trial(0)
         fastest = peak.rate
@@ -224,20 +224,22 @@ class Measurement:
             raise lab.BenchError(f"{self._workload.name}: {self._handler.name} has no rate without loss")
         steady = [self.trial(low) for _ in range(pace.repeats)]
         cpu = [trial.cpu_us for trial in steady] + [best.cpu_us]
-        half = self.trial(low / 2, pace.probes, True)
         return {
             "no_loss_pps": best.rate, "generator_limited": low >= fastest * 0.99, "generator_pps": fastest,
             "peak_pps": max(trial.peak for trial in self.trials),
             "no_loss_gbps": best.rate * self._workload.size * 8 / 1e9,
             "cpu_us": statistics.median(cpu), "cpu_us_low": min(cpu), "cpu_us_high": max(cpu),
             "repeat_loss": [trial.loss for trial in steady],
-            "half_load_p50_us": half.probes["p50_us"], "half_load_p99_us": half.probes["p99_us"],
             "foreign_cpu": statistics.median(trial.foreign for trial in self.trials),
             "foreign_cpu_worst": max(trial.foreign for trial in self.trials), "trials": len(self.trials),
         }
 
     def latency_at(self, rate: float) -> Dict:
-        return self.trial(rate, self._pace.probes, True).probes
+        """Round trips in microseconds under a load: medians of the trials, and the spread of the 99th percentile."""
+        trials = [self.trial(rate, self._pace.probes, True).probes for _ in range(self._pace.repeats)]
+        p99 = [trial["p99_us"] for trial in trials]
+        return {"rate": rate, "p50_us": statistics.median(trial["p50_us"] for trial in trials),
+                "p99_us": statistics.median(p99), "p99_us_low": min(p99), "p99_us_high": max(p99)}
 
     def ping(self) -> Dict:
         """Round trips of single packets: one after the other, and 32 a second."""
@@ -311,8 +313,10 @@ class Bench:
                     probe = measurement.trial(0, duration_ms=300)
                     result["fill"] = measurement.fill(probe.peak * 0.7)
                 result.update(measurement.throughput())
+                if name != "floor":
+                    result["half_load"] = measurement.latency_at(result["no_loss_pps"] / 2)
                 if also_at:
-                    result["same_load_p99_us"] = measurement.latency_at(also_at)["p99_us"]
+                    result["same_load"] = measurement.latency_at(also_at)
                 if entries is not None:
                     health = handler.health() or {}
                     after = interpreter_entries(health)
@@ -382,17 +386,21 @@ def rate_text(result: Dict) -> str:
     return ("≥" if result["generator_limited"] else "") + f"{result['no_loss_pps'] / 1e3:.0f}"
 
 
+def latency_text(latency: Dict) -> str:
+    spread = f"({latency['p99_us_low']:.0f}-{latency['p99_us_high']:.0f})"
+    return f"{latency['p50_us']:7.0f} {latency['p99_us']:5.0f} {spread:>11}"
+
+
 def table(results: Dict) -> str:
     """The results as people read them."""
     lines = [
-        "Rates in thousand packets/s; CPU in microseconds of the handler's core per packet, in brackets the spread;",
-        "p99 in microseconds at half the handler's own no-loss rate (p99=: at half the baseline's).",
+        "Rates in thousand packets/s; CPU in microseconds of the handler's core per packet, in brackets the spread.",
         "times: gwlbtun beside the baseline. %: the floor's CPU per packet in hundredths of gwlbtun's.",
         "≥: the generator could not send more.",
         "",
-        f"{'':31}  {'gwlbtun':^52}  {'baseline':^33}  {'times':^11}  {'floor':^17}",
-        f"{'workload':31}  {'no loss':>8} {'Gbit/s':>6} {'peak':>6} {'CPU':>15} {'p99':>6} {'p99=':>6}"
-        f"  {'no loss':>8} {'peak':>6} {'CPU':>10} {'p99':>6}  {'rate':>5} {'CPU':>5}  {'no loss':>7} {'CPU':>5} {'%':>3}",
+        f"{'':31}  {'gwlbtun':^38}  {'baseline':^26}  {'times':^11}  {'floor':^17}",
+        f"{'workload':31}  {'no loss':>8} {'Gbit/s':>6} {'peak':>6} {'CPU':>15}"
+        f"  {'no loss':>8} {'peak':>6} {'CPU':>10}  {'rate':>5} {'CPU':>5}  {'no loss':>7} {'CPU':>5} {'%':>3}",
     ]
     for row in results["workloads"]:
         ours, base, floor = row["gwlbtun"], row["baseline"], row["floor"]
@@ -400,10 +408,22 @@ def table(results: Dict) -> str:
         beneath = (f"  {rate_text(floor):>7} {floor['cpu_us']:5.2f} {100 * floor['cpu_us'] / ours['cpu_us']:3.0f}"
                    if floor else "")
         lines.append(
-            f"{row['label']:31}  {rate_text(ours):>8} {ours['no_loss_gbps']:6.2f} {ours['peak_pps'] / 1e3:6.0f} {cpu:>15} "
-            f"{ours['half_load_p99_us']:6.0f} {ours['same_load_p99_us']:6.0f}  "
-            f"{rate_text(base):>8} {base['peak_pps'] / 1e3:6.0f} {base['cpu_us']:10.2f} "
-            f"{base['half_load_p99_us']:6.0f}  {row['ratio']:5.1f} {row['cpu_ratio']:5.1f}{beneath}")
+            f"{row['label']:31}  {rate_text(ours):>8} {ours['no_loss_gbps']:6.2f} {ours['peak_pps'] / 1e3:6.0f} {cpu:>15}"
+            f"  {rate_text(base):>8} {base['peak_pps'] / 1e3:6.0f} {base['cpu_us']:10.2f}"
+            f"  {row['ratio']:5.1f} {row['cpu_ratio']:5.1f}{beneath}")
+    if results["workloads"]:
+        lines += [
+            "",
+            "Round trips under load in microseconds: median, 99th percentile, and in brackets the spread of that.",
+            "",
+            f"{'':31}  {'at half the no-loss rate of the baseline':^56}  {'of gwlbtun':^31}",
+            f"{'':31}  {'gwlbtun':^31} {'baseline':^24}  {'gwlbtun':^31}",
+            f"{'workload':31}  {'k/s':>5} {'median':>7} {'p99':>17} {'median':>7} {'p99':>16}  {'k/s':>5} {'median':>7} {'p99':>17}",
+        ]
+    for row in results["workloads"]:
+        same, base, half = row["gwlbtun"]["same_load"], row["baseline"]["half_load"], row["gwlbtun"]["half_load"]
+        lines.append(f"{row['label']:31}  {base['rate'] / 1e3:5.0f} {latency_text(same)} {latency_text(base)}"
+                     f"  {half['rate'] / 1e3:5.0f} {latency_text(half)}")
     if results.get("ping"):
         lines += ["", f"{'one packet at a time, us':31}  "
                       f"{'back to back: median':>20} {'p99':>7}  {'4 KB/s: median':>15} {'p99':>7}"]
