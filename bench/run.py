@@ -31,6 +31,7 @@ class Workload(NamedTuple):
     label: str
     size: int = 128  # of the inner packet, bytes
     flows: int = 64
+    ports: int = 512  # of the load balancer, for all flows
     endpoints: int = 1
     ipv6: bool = False
     tcp: bool = False
@@ -42,7 +43,7 @@ class Workload(NamedTuple):
     def options(self) -> List[str]:
         switches = {"--ipv6": self.ipv6, "--tcp": self.tcp, "--segment": self.segment or self.cut}
         return ["--size", str(self.size), "--flows", str(self.flows), "--endpoints", str(self.endpoints), "--burst",
-                str(self.burst), *(name for name, on in switches.items() if on)]
+                str(self.burst), "--ports", str(self.ports), *(name for name, on in switches.items() if on)]
 
 
 WORKLOADS = [
@@ -52,6 +53,7 @@ WORKLOADS = [
     Workload("udp128-unmerged", "UDP 128 B, 64 flows, not merged", offload="udp-gro,udp-gso"),
     Workload("udp128-50k", "UDP 128 B, 50,000 flows", flows=50_000),
     Workload("udp128-1m", "UDP 128 B, 1,000,000 flows", flows=1_000_000),
+    Workload("udp128-1m-64p", "UDP 128 B, 1 million, 64 ports", flows=1_000_000, ports=64),
     Workload("udp128-16e", "UDP 128 B, 16 endpoints", endpoints=16),
     Workload("udp128-64e", "UDP 128 B, 64 endpoints", endpoints=64),
     Workload("tcp1500", "TCP 1500 B, bursts of 32", size=1500, tcp=True, burst=32, segment=True),
