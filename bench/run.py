@@ -420,7 +420,8 @@ def table(results: Dict) -> str:
             "",
             f"{'':31}  {'at half the no-loss rate of the baseline':^56}  {'of gwlbtun':^31}",
             f"{'':31}  {'gwlbtun':^31} {'baseline':^24}  {'gwlbtun':^31}",
-            f"{'workload':31}  {'k/s':>5} {'median':>7} {'p99':>17} {'median':>7} {'p99':>16}  {'k/s':>5} {'median':>7} {'p99':>17}",
+            f"{'workload':31}  {'k/s':>5} {'median':>7} {'p99':>17} {'median':>7} {'p99':>16}"
+            f"  {'k/s':>5} {'median':>7} {'p99':>17}",
         ]
     for row in results["workloads"]:
         same, base, half = row["gwlbtun"]["same_load"], row["baseline"]["half_load"], row["gwlbtun"]["half_load"]
