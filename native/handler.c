@@ -3,14 +3,13 @@
  * handler.c - the handler and its endpoints: made, published, unpublished and freed by control threads.
  *
  * Theory of operation: handler.h tells how U threads read the table of endpoints while it changes.  Nothing here is on
- * the path of a packet but gw_endpoint_find() and gw_endpoint_wake().
+ * the path of a packet but gw_endpoint_find().
  */
 #include "handler.h"
+#include "relief.h"
 #include "transmit.h"
 
 #include <errno.h>
-#include <limits.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -252,10 +251,16 @@ static bool equip(struct gw_endpoint *endpoint)
 			return false;
 		memset(endpoint->tunnel[side], 0, tunnels);
 		for (unsigned i = 0; i < handler->tunnel_threads; i++)
-			endpoint->tunnel[side][i].eventfd = -1;
+			endpoint->tunnel[side][i].bell = -1;
 		for (unsigned i = 0; i < handler->tunnel_threads; i++) {
-			endpoint->tunnel[side][i].eventfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-			if (endpoint->tunnel[side][i].eventfd < 0)
+			struct gw_tunnel *tunnel = &endpoint->tunnel[side][i];
+
+			tunnel->endpoint = endpoint;
+			tunnel->side = side;
+			tunnel->index = i;
+			tunnel->answers = true;
+			tunnel->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+			if (tunnel->bell < 0)
 				return false;
 		}
 	}
@@ -269,8 +274,8 @@ static void dismantle(struct gw_endpoint *endpoint)
 
 	for (unsigned side = GW_GWI; side <= GW_GWO; side++) {
 		for (unsigned i = 0; endpoint->tunnel[side] && i < handler->tunnel_threads; i++)
-			if (endpoint->tunnel[side][i].eventfd >= 0)
-				close(endpoint->tunnel[side][i].eventfd);
+			if (endpoint->tunnel[side][i].bell >= 0)
+				close(endpoint->tunnel[side][i].bell);
 		free(endpoint->tunnel[side]);
 	}
 	free(endpoint->ring);
@@ -319,46 +324,22 @@ void gw_endpoint_free(struct gw_endpoint *endpoint)
 	dismantle(endpoint);
 }
 
-static void ring_bell(struct gw_tunnel *tunnel)
-{
-	uint64_t one = 1;
-	ssize_t written = write(tunnel->eventfd, &one, sizeof(one));
-
-	/* EAGAIN: it rings already.  Nothing else can go wrong with an eventfd. */
-	(void)written;
-}
-
-static bool lend_a_hand(struct gw_tunnel *tunnel, struct gw_ring *ring)
-{
-	bool any;
-
-	if (atomic_exchange_explicit(&tunnel->draining, true, memory_order_acquire))
-		return false;
-	/* What goes wrong is counted, and for the T thread to find out. */
-	(void)gw_tunnel_write(tunnel, ring, UINT_MAX, &any);
-	atomic_store_explicit(&tunnel->draining, false, memory_order_release);
-	return gw_ring_waiting(ring) == 0;
-}
-
-void gw_endpoint_wake(struct gw_endpoint *endpoint, unsigned receiver, bool behind)
-{
-	struct gw_tunnel *tunnel = &endpoint->tunnel[GW_GWI][receiver % endpoint->handler->tunnel_threads];
-
-	if (!atomic_load(&tunnel->sleeping))
-		return;
-	if ((!behind || atomic_load_explicit(&tunnel->cpu, memory_order_relaxed) == sched_getcpu()) &&
-	    lend_a_hand(tunnel, &endpoint->ring[receiver]))
-		return;
-	if (atomic_exchange(&tunnel->sleeping, false))
-		ring_bell(tunnel);
-}
-
 void gw_endpoint_stop(struct gw_endpoint *endpoint)
 {
 	atomic_store(&endpoint->stop, true);
 	for (unsigned side = GW_GWI; side <= GW_GWO; side++)
 		for (unsigned i = 0; i < endpoint->handler->tunnel_threads; i++)
-			ring_bell(&endpoint->tunnel[side][i]);
+			gw_duty_call(&endpoint->tunnel[side][i]);
+}
+
+/* The T thread closes them before it sleeps again. */
+static void close_sockets(struct gw_tunnel *tunnel)
+{
+	uint32_t duty = atomic_load(&tunnel->duty);
+
+	gw_duty_call(tunnel);
+	if (duty >= GW_DUTY_RECEIVER)
+		gw_receiver_call_off(tunnel->endpoint->handler->receiver[(duty - GW_DUTY_RECEIVER) / 2]);
 }
 
 void gw_endpoint_age(struct gw_endpoint *endpoint)
@@ -371,7 +352,7 @@ void gw_endpoint_age(struct gw_endpoint *endpoint)
 
 			if (atomic_load_explicit(&tunnel->sockets_open, memory_order_relaxed) &&
 			    gw_get(&tunnel->counters, GW_last_sent_ns) <= then)
-				ring_bell(tunnel);
+				close_sockets(tunnel);
 		}
 }
 

@@ -9,14 +9,7 @@
  * on it walks on; it may be freed once every receiver has passed a batch boundary.  A receiver's `batch` is odd from
  * before it looks at the table until it lets go of what it found; unpublishing waits for each that is odd to change.
  *
- * A gwi T thread that has nothing to do says so in `sleeping`, looks at its rings once more, and then polls an eventfd;
- * a U thread that published a frame looks at `sleeping` and rings.  Both store before they look, in one total order
- * (seq_cst), so one of them sees the other.
- *
- * A U thread lends a sleeping T thread a hand, and writes its frames itself, as long as that is no loss: while its
- * socket does not fill batches, or when the T thread sleeps on its own core and could not run beside it.  Waking a
- * thread costs more than writing some frames (docs/ARCHITECTURE.md, "Why it is so").  Who drains a T thread's
- * rings, and so counts for it what goes out, holds its `draining`; a U thread that finds it held rings instead.
+ * What belongs to a T thread is used by who is on duty there: that thread, or a U thread that relieves it (relief.h).
  */
 #ifndef GW_HANDLER_H
 #define GW_HANDLER_H
@@ -32,8 +25,9 @@
 #include "trace.h"
 
 struct gw_receiver;
+struct gw_transmit;
 
-/* A thread's counters are on cache lines of their own; only that thread writes, or who drains its rings for it. */
+/* A thread's counters are on cache lines of their own; only that thread writes, or who is on duty for it. */
 struct gw_counters {
 	_Alignas(64) _Atomic uint64_t value[GW_COUNTERS];
 };
@@ -58,12 +52,19 @@ static inline uint64_t gw_get(const struct gw_counters *counters, enum gw_counte
 /* One T thread's. */
 struct gw_tunnel {
 	struct gw_counters counters;
-	_Atomic bool sleeping;
-	_Atomic bool draining;
+	struct gw_endpoint *endpoint;
+	unsigned side; /* enum gw_side */
+	unsigned index;
+	int bell; /* an eventfd, which wakes it */
+	_Atomic uint32_t duty; /* relief.h */
 	_Atomic int cpu; /* on which it went to sleep */
-	_Atomic bool sockets_open; /* transmit.c had some when it went to sleep */
-	int eventfd;
-	int fd; /* of its queue; set before it first sleeps */
+	_Atomic bool sockets_open; /* to the load balancer */
+	/* Of who is on duty; set before the thread first sleeps. */
+	int fd; /* its queue */
+	struct gw_transmit *transmit;
+	uint8_t *arena; /* of the packets being read */
+	int error; /* why the device is of no more use, or 0 */
+	bool answers; /* what is written to gwi came out here at once, last time */
 };
 
 struct gw_endpoint {
@@ -113,20 +114,35 @@ static inline uint64_t gw_now_ns(void)
 /* U threads, inside a batch: the published endpoint of an ENI ID, or NULL. */
 struct gw_endpoint *gw_endpoint_find(const struct gw_handler *handler, uint64_t eni);
 
-/* U threads: sees to it that the frames just published in ring[receiver] of the endpoint are written.  behind: the
- * receiver has no time to lose. */
-void gw_endpoint_wake(struct gw_endpoint *endpoint, unsigned receiver, bool behind);
+/* tunnel.c, for who is on duty: writes what the rings of a T thread of gwi hold.  With `out`, a T thread of gwo where the
+ * caller is on duty as well, sends on what Linux makes of it at once; NULL: none.  False if a device is of no more use. */
+bool gw_tunnel_serve(struct gw_tunnel *in, struct gw_tunnel *out);
 
-/* tunnel.c: writes what a ring holds, at most `frames` of it, to the queue of the T thread it belongs to, whose `draining`
- * the caller holds.  Returns 0, or the errno for which the device is of no more use; *any tells if there was a frame. */
-int gw_tunnel_write(struct gw_tunnel *tunnel, struct gw_ring *ring, unsigned frames, bool *any);
+/* tunnel.c, for who is on duty: sends on some of what the queue holds.  False if the device is of no more use. */
+bool gw_tunnel_read(struct gw_tunnel *tunnel);
+
+/* Whether there is no frame for a T thread; always so on gwo. */
+static inline bool gw_tunnel_rings_empty(const struct gw_tunnel *tunnel)
+{
+	const struct gw_handler *handler = tunnel->endpoint->handler;
+
+	if (tunnel->side == GW_GWO)
+		return true;
+	for (unsigned i = tunnel->index; i < handler->receivers; i += handler->tunnel_threads)
+		if (gw_ring_waiting(&tunnel->endpoint->ring[i]) != 0)
+			return false;
+	return true;
+}
 
 /* recvmmsg.c: memory of one receiver; NULL with errno. */
 struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index);
 void gw_receiver_free(struct gw_receiver *receiver);
 const struct gw_counters *gw_receiver_count(const struct gw_receiver *receiver);
 
-/* recvmmsg.c: waits until the receiver has let go of what it found in the table of endpoints. */
-void gw_receiver_quiesce(const struct gw_receiver *receiver);
+/* recvmmsg.c: waits until the receiver has let go of what it found in the table of endpoints, and of their T threads. */
+void gw_receiver_quiesce(struct gw_receiver *receiver);
+
+/* recvmmsg.c: has the receiver go off duty for T threads, soon. */
+void gw_receiver_call_off(struct gw_receiver *receiver);
 
 #endif

@@ -5,8 +5,9 @@
  * Theory of operation
  *
  * A U thread owns its struct gw_receiver, its socket and the producer's end of one ring in each endpoint.  It
- * blocks in recvmmsg for the first datagram and takes those that are there with it.  A datagram may be many
- * (UDP_GRO): Geneve packets of one outer flow, all of one size but the last.
+ * blocks in recvmmsg for the first datagram and takes those that are there with it.  While it stands in for T threads
+ * (relief.h) it blocks in poll, on their queues as well.  A datagram may be many (UDP_GRO): Geneve packets of one outer
+ * flow, all of one size but the last.
  *
  * Each packet is checked for itself and becomes a struct frame.  Frames are worked off FRAMES at a time, in passes,
  * so that what one packet needs from memory is on its way while others are worked on: hash and ask for the bucket,
@@ -35,6 +36,7 @@
 #include "handler.h"
 #include "offload.h"
 #include "packet.h"
+#include "relief.h"
 
 #ifndef UDP_GRO
 #define UDP_GRO 104 /* Linux 5.0 */
@@ -92,6 +94,7 @@ struct message {
 struct gw_receiver {
 	struct gw_counters counters;
 	_Alignas(64) _Atomic uint32_t batch;
+	struct gw_relief relief;
 	struct gw_handler *handler;
 	unsigned index;
 	int fd;
@@ -137,6 +140,10 @@ struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
 
 	if (receiver == MAP_FAILED)
 		return NULL;
+	if (gw_relief_begin(&receiver->relief, handler, index)) {
+		munmap(receiver, sizeof(*receiver));
+		return NULL;
+	}
 	receiver->handler = handler;
 	receiver->index = index;
 	receiver->fd = -1;
@@ -156,6 +163,7 @@ struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
 
 void gw_receiver_free(struct gw_receiver *receiver)
 {
+	gw_relief_end(&receiver->relief);
 	munmap(receiver, sizeof(*receiver));
 }
 
@@ -164,7 +172,7 @@ const struct gw_counters *gw_receiver_count(const struct gw_receiver *receiver)
 	return &receiver->counters;
 }
 
-void gw_receiver_quiesce(const struct gw_receiver *receiver)
+void gw_receiver_quiesce(struct gw_receiver *receiver)
 {
 	uint32_t seen = atomic_load(&receiver->batch);
 
@@ -172,6 +180,12 @@ void gw_receiver_quiesce(const struct gw_receiver *receiver)
 	if (seen & 1)
 		while (atomic_load(&receiver->batch) == seen)
 			usleep(100);
+	gw_relief_await(&receiver->relief);
+}
+
+void gw_receiver_call_off(struct gw_receiver *receiver)
+{
+	gw_relief_ask(&receiver->relief);
 }
 
 void gw_receiver_refuse(struct gw_handler *handler, unsigned receiver)
@@ -238,7 +252,7 @@ static bool may_wait(const struct gw_receiver *receiver, const struct gw_endpoin
 static void publish(struct gw_receiver *receiver, struct gw_endpoint *endpoint, uint64_t now)
 {
 	gw_ring_publish(&endpoint->ring[receiver->index], now);
-	gw_endpoint_wake(endpoint, receiver->index, receiver->behind);
+	gw_relief_hand_over(&receiver->relief, endpoint, receiver->behind);
 }
 
 static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoint, const struct gw_merge *merge)
@@ -643,34 +657,42 @@ static void set_up(struct gw_receiver *receiver, int fd)
 	atomic_store_explicit(&receiver->handler->receive_fd, fd, memory_order_relaxed);
 }
 
-int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd, uint64_t *eni)
+/* Takes the next batch, if there is one: 0, GW_STOPPED or -errno. */
+static int next_batch(struct gw_receiver *receiver)
 {
-	struct gw_receiver *receiver = handler->receiver[index];
+	bool stop = atomic_load_explicit(&receiver->handler->stop, memory_order_relaxed);
+	bool on_duty = gw_relief_on_duty(&receiver->relief);
+	int received;
 
-	gw_count(&receiver->counters, GW_entries, 1);
-	if (receiver->fd != fd)
-		set_up(receiver, fd);
+	if (stop && drained_long_enough(receiver))
+		return GW_STOPPED;
+	if (on_duty && !stop && !gw_relief_wait(&receiver->relief, receiver->fd))
+		return 0;
+	received = receive(receiver, stop || on_duty ? MSG_DONTWAIT : MSG_WAITFORONE);
+	if (received < 0)
+		return received != -EAGAIN ? received : stop ? GW_STOPPED : 0;
+	/* A socket shut down for reading gives an empty datagram from nobody first: time to look at stop. */
+	receiver->messages = (unsigned)received;
+	receiver->at_message = received > 0 && receiver->header[0].msg_hdr.msg_namelen == 0;
+	receiver->at_byte = 0;
+	if (receiver->at_message < receiver->messages) {
+		take_batch(receiver);
+		gw_count(&receiver->counters, GW_batches, 1);
+	}
+	return 0;
+}
+
+static int run(struct gw_receiver *receiver, uint64_t *eni)
+{
 	for (;;) {
-		int status;
+		int status = 0;
 
-		if (receiver->at_message == receiver->messages) {
-			bool stop = atomic_load_explicit(&handler->stop, memory_order_relaxed);
-			int received;
-
-			if (stop && drained_long_enough(receiver))
-				return GW_STOPPED;
-			received = receive(receiver, stop ? MSG_DONTWAIT : MSG_WAITFORONE);
-			if (received < 0)
-				return received == -EAGAIN ? GW_STOPPED : received;
-			/* A socket shut down for reading gives an empty datagram from nobody first: time to look at stop. */
-			receiver->messages = (unsigned)received;
-			receiver->at_message = received > 0 && receiver->header[0].msg_hdr.msg_namelen == 0;
-			receiver->at_byte = 0;
-			if (receiver->at_message == receiver->messages)
-				continue;
-			take_batch(receiver);
-			gw_count(&receiver->counters, GW_batches, 1);
-		}
+		if (receiver->at_message == receiver->messages)
+			status = next_batch(receiver);
+		if (status)
+			return status;
+		if (receiver->at_message == receiver->messages)
+			continue;
 		gw_set(&receiver->counters, GW_last_in_ns, gw_now_ns());
 		atomic_fetch_add(&receiver->batch, 1);
 		status = work_off_batch(receiver, eni);
@@ -678,4 +700,17 @@ int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd, uint64_t
 		if (status)
 			return status;
 	}
+}
+
+int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd, uint64_t *eni)
+{
+	struct gw_receiver *receiver = handler->receiver[index];
+	int status;
+
+	gw_count(&receiver->counters, GW_entries, 1);
+	if (receiver->fd != fd)
+		set_up(receiver, fd);
+	status = run(receiver, eni);
+	gw_relief_leave(&receiver->relief);
+	return status;
 }

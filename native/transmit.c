@@ -596,8 +596,6 @@ void gw_transmit_flush(struct gw_transmit *transmit)
 	transmit->sent = transmit->waited = false;
 	transmit->active = transmit->datagrams = 0;
 	transmit->scratch_used = 0;
-	if (transmit->now_s != transmit->aged_s)
-		(void)gw_transmit_age(transmit);
 }
 
 /* ---- Queueing -----------------------------------------------------------------------------------------------------*/
