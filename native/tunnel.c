@@ -31,9 +31,10 @@
 #define PACKET_ROOM (sizeof(struct gw_vnet_header) + 65536u)
 #define ARENA_BYTES (8 * PACKET_ROOM)
 
-/* Frames of a ring written before the thread looks at what Linux sends, and batches read before it looks at its rings:
- * what has been written may come back at once, and its way out goes before new work. */
-#define WRITE_BATCH 64u
+/* Frames of a ring, and bytes, written before the thread looks at what Linux sends, and batches read before it looks at its
+ * rings: what has been written may come back at once, and its way out goes before new work. */
+#define WRITE_BATCH BATCH
+#define WRITE_BYTES (256u << 10)
 #define READ_BATCHES 4u
 
 /* Rounds of WRITE_BATCH that a U thread writes for a T thread before it goes on with its own work: more than it can have
@@ -72,23 +73,24 @@ static int write_frame(struct gw_tunnel *tunnel, const struct gw_frame *frame)
 	return errno == EBADFD || errno == EBADF ? errno : 0;
 }
 
-/* Up to WRITE_BATCH frames of a ring; how many. */
+/* Up to WRITE_BATCH frames of a ring, or WRITE_BYTES; how many. */
 static unsigned write_frames(struct gw_tunnel *tunnel, struct gw_ring *ring)
 {
 	const struct gw_frame *frame;
-	unsigned frames = 0;
+	unsigned frames = 0, bytes = 0;
 
-	while (frames < WRITE_BATCH && (frame = gw_ring_peek(ring)) != NULL) {
+	while (frames < WRITE_BATCH && bytes < WRITE_BYTES && (frame = gw_ring_peek(ring)) != NULL) {
 		int error = write_frame(tunnel, frame);
 
 		tunnel->error = error ? error : tunnel->error;
+		bytes += frame->len;
 		gw_ring_release(ring, frame);
 		frames++;
 	}
 	return frames;
 }
 
-/* Writes what the rings of a T thread of gwi hold, up to WRITE_BATCH frames each; how many. */
+/* Writes what the rings of a T thread of gwi hold, up to WRITE_BATCH frames or WRITE_BYTES each; how many. */
 static unsigned drain_rings(struct gw_tunnel *tunnel)
 {
 	const struct gw_handler *handler = tunnel->endpoint->handler;
