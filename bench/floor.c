@@ -7,8 +7,8 @@
  * It makes the same system calls on the same offloads as gwlbtun (recvmmsg with UDP_GRO, super-packets to and from TUN,
  * UDP_SEGMENT on connected sockets) and merges, splits and sums with gwlbtun's own native/offload.c, in one thread that
  * never sleeps while there is work: no rings, no wake-ups, no switches.  It leaves out all else that a handler needs: it
- * knows one endpoint, believes every header, merges neighbours only, and holds flows by a hash alone, for ever.  So it is a
- * handler for the generator's bulk workloads and for nothing else.
+ * knows one endpoint, believes every header, merges neighbours only, loses what follows a wrong checksum, and holds flows by
+ * a hash alone, for ever.  So it is a handler for the generator's bulk workloads and for nothing else.
  *
  * Usage: floor HOOK RECEIVE_BUFFER_MB
  */
@@ -130,13 +130,13 @@ static void learn(const uint8_t *packet, const uint8_t *geneve, size_t geneve_le
 
 /* ---- To Linux -----------------------------------------------------------------------------------------------------*/
 
-static void write_frame(const struct gw_merge *merge)
+static void write_frame(struct gw_merge *merge)
 {
 	struct gw_vnet_header vnet;
 
 	gw_merge_write(merge, &vnet, frame + sizeof(vnet));
 	memcpy(frame, &vnet, sizeof(vnet));
-	if (write(gwi, frame, sizeof(vnet) + gw_merge_length(merge)) < 0 && errno != EIO && errno != EINVAL)
+	if (write(gwi, frame, sizeof(vnet) + merge->length) < 0 && errno != EIO && errno != EINVAL)
 		fail("write");
 }
 

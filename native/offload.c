@@ -139,11 +139,30 @@ static inline uint64_t sum_words(const uint8_t *p, size_t words)
 	return add_carry(all - (high << 32), high);
 }
 
+static inline uint64_t sum_copy_words(uint8_t *restrict out, const uint8_t *restrict p, size_t words)
+{
+	uint64_t all = 0, high = 0;
+
+	for (size_t i = 0; i < words; i++) {
+		uint64_t word = load_word(p + 8 * i);
+
+		memcpy(out + 8 * i, &word, sizeof(word));
+		all += word;
+		high += word >> 32;
+	}
+	return add_carry(all - (high << 32), high);
+}
+
 #ifdef __x86_64__
 /* Not every x86-64 has it, and it is faster by half. */
 __attribute__((target("avx2"))) static uint64_t sum_words_avx2(const uint8_t *p, size_t words)
 {
 	return sum_words(p, words);
+}
+
+__attribute__((target("avx2"))) static uint64_t sum_copy_words_avx2(uint8_t *out, const uint8_t *p, size_t words)
+{
+	return sum_copy_words(out, p, words);
 }
 #endif
 
@@ -154,6 +173,15 @@ static uint64_t sum_many_words(const uint8_t *p, size_t words)
 		return sum_words_avx2(p, words);
 #endif
 	return sum_words(p, words);
+}
+
+static uint64_t sum_copy_many_words(uint8_t *out, const uint8_t *p, size_t words)
+{
+#ifdef __x86_64__
+	if (__builtin_cpu_supports("avx2"))
+		return sum_copy_words_avx2(out, p, words);
+#endif
+	return sum_copy_words(out, p, words);
 }
 
 uint64_t gw_sum(const void *data, size_t len, uint64_t sum)
@@ -168,6 +196,19 @@ uint64_t gw_sum(const void *data, size_t len, uint64_t sum)
 	for (; len >= 8; len -= 8, p += 8)
 		sum = add_carry(sum, load_word(p));
 	return add_carry(sum, sum_tail(p, len));
+}
+
+uint64_t gw_sum_copy(void *out, const void *data, size_t len, uint64_t sum)
+{
+	size_t whole = len - len % 8;
+
+	if (len < VECTORS_PAY) {
+		memcpy(out, data, len);
+		return gw_sum(data, len, sum);
+	}
+	sum = add_carry(sum, sum_copy_many_words(out, data, len / 8));
+	memcpy((uint8_t *)out + whole, (const uint8_t *)data + whole, len - whole);
+	return add_carry(sum, sum_tail((const uint8_t *)data + whole, len - whole));
 }
 
 uint16_t gw_fold(uint64_t sum)
@@ -268,27 +309,6 @@ static bool has_psh(const struct gw_segment *s)
 	return s->protocol == PROTO_TCP && s->data[s->l4_offset + 13] & TCP_PSH;
 }
 
-/* Right, and as segmentation would write them. */
-static bool checksums_right(const struct gw_segment *s)
-{
-	const uint8_t *l4 = s->data + s->l4_offset;
-	uint32_t l4_len = s->len - s->l4_offset;
-
-	if (s->ip_version == 4 &&
-	    (load16(s->data + 10) == 0xffff || gw_fold(gw_sum(s->data, s->l4_offset, 0)) != 0xffff))
-		return false;
-	if (s->protocol == PROTO_TCP && load16(l4 + TCP_CSUM_OFFSET) == 0xffff)
-		return false;
-	return gw_fold(gw_sum(l4, l4_len, gw_pseudo_sum(s->data, s->protocol, l4_len))) == 0xffff;
-}
-
-static bool verify(struct gw_segment *s)
-{
-	if (!s->verified)
-		s->verified = s->mergeable = checksums_right(s);
-	return s->verified;
-}
-
 void gw_merge_start(struct gw_merge *merge, struct gw_segment *segment)
 {
 	merge->segment[0] = segment;
@@ -297,30 +317,54 @@ void gw_merge_start(struct gw_merge *merge, struct gw_segment *segment)
 	merge->ended = !segment->mergeable || has_psh(segment);
 }
 
-static bool same(const uint8_t *a, const uint8_t *b, size_t from, size_t to)
+/* Which bits of the fixed headers segmentation repeats.  It does not: lengths, IPv4 ID, checksums, sequence, PSH. */
+static const uint8_t ipv4_repeated[IPV4_HEADER] = { 0xff, 0xff, 0,    0,    0,    0,    0xff, 0xff, 0xff, 0xff,
+	                                            0,    0,    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
+static const uint8_t ipv6_repeated[8] = { 0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff };
+static const uint8_t tcp_repeated[TCP_HEADER] = { 0xff, 0xff, 0xff, 0xff, 0,
+	                                          0,    0,    0,    0xff, 0xff,
+	                                          0xff, 0xff, 0xff, 0xff & ~TCP_PSH, 0xff,
+	                                          0xff, 0,    0,    0xff, 0xff };
+static const uint8_t udp_repeated[4] = { 0xff, 0xff, 0xff, 0xff };
+
+/* What differs, by 4 bytes at a time; a mask of NULL: anywhere. */
+static inline uint32_t difference(const uint8_t *a, const uint8_t *b, const uint8_t *mask, size_t len)
 {
-	return memcmp(a + from, b + from, to - from) == 0;
+	uint32_t differs = 0;
+
+	for (size_t i = 0; i < len; i += 4) {
+		uint32_t x, y, m = UINT32_MAX;
+
+		memcpy(&x, a + i, sizeof(x));
+		memcpy(&y, b + i, sizeof(y));
+		if (mask)
+			memcpy(&m, mask + i, sizeof(m));
+		differs |= (x ^ y) & m;
+	}
+	return differs;
 }
 
-/* In every field that segmentation repeats.  TCP's flags were checked by inspect_tcp(). */
+/* In every field that segmentation repeats. */
 static bool same_headers(const struct gw_segment *a, const struct gw_segment *b)
 {
-	const uint8_t *tcp_a = a->data + a->l4_offset, *tcp_b = b->data + b->l4_offset;
+	const uint8_t *l4_a = a->data + a->l4_offset, *l4_b = b->data + b->l4_offset;
+	uint32_t differs;
 
 	if (a->ip_version != b->ip_version || a->l4_offset != b->l4_offset || a->payload_offset != b->payload_offset)
 		return false;
 	if (a->ip_version == 4) {
-		if (!same(a->data, b->data, 0, 2) || !same(a->data, b->data, 6, 10) ||
-		    !same(a->data, b->data, 12, a->l4_offset))
-			return false;
-	} else if (!same(a->data, b->data, 0, 4) || !same(a->data, b->data, 6, IPV6_HEADER)) {
-		return false;
+		differs = difference(a->data, b->data, ipv4_repeated, IPV4_HEADER);
+		differs |= difference(a->data + IPV4_HEADER, b->data + IPV4_HEADER, NULL, a->l4_offset - IPV4_HEADER);
+	} else {
+		differs = difference(a->data, b->data, ipv6_repeated, sizeof(ipv6_repeated));
+		differs |= difference(a->data + 8, b->data + 8, NULL, IPV6_HEADER - 8);
 	}
-	if (!same(tcp_a, tcp_b, 0, 4))
-		return false;
-	return a->protocol == PROTO_UDP ||
-	       (same(tcp_a, tcp_b, 8, 13) && same(tcp_a, tcp_b, 14, 16) &&
-	        same(tcp_a, tcp_b, 18, (size_t)(a->payload_offset - a->l4_offset)));
+	if (a->protocol == PROTO_UDP)
+		return !(differs | difference(l4_a, l4_b, udp_repeated, sizeof(udp_repeated)));
+	differs |= difference(l4_a, l4_b, tcp_repeated, TCP_HEADER);
+	differs |= difference(l4_a + TCP_HEADER, l4_b + TCP_HEADER, NULL,
+	                      (size_t)(a->payload_offset - a->l4_offset) - TCP_HEADER);
+	return !differs;
 }
 
 /* By how much the IPv4 ID grows from segment to segment of a super-packet with this header. */
@@ -348,17 +392,11 @@ static bool sequence_follows(const struct gw_merge *merge, const struct gw_segme
 
 bool gw_merge_join(struct gw_merge *merge, struct gw_segment *segment)
 {
-	struct gw_segment *first = merge->segment[0];
+	const struct gw_segment *first = merge->segment[0];
 
 	if (merge->ended || !segment->mergeable || merge->count == GW_MERGE_MAX || !same_headers(first, segment) ||
 	    payload_of(segment) > payload_of(first) || merge->length + payload_of(segment) > GW_SUPER_PACKET_MAX ||
 	    !sequence_follows(merge, segment) || !id_follows(merge, segment))
-		return false;
-	if (!verify(first)) {
-		merge->ended = true;
-		return false;
-	}
-	if (!verify(segment))
 		return false;
 	merge->segment[merge->count++] = segment;
 	merge->length += payload_of(segment);
@@ -366,22 +404,61 @@ bool gw_merge_join(struct gw_merge *merge, struct gw_segment *segment)
 	return true;
 }
 
-void gw_merge_write(const struct gw_merge *merge, struct gw_vnet_header *vnet, uint8_t *out)
+/* Copies the payload; false if checksums are wrong, or not as segmentation would write them. */
+static bool copy_payload(struct gw_segment *s, uint8_t *out)
 {
-	const struct gw_segment *first = merge->segment[0], *last = merge->segment[merge->count - 1];
-	uint32_t l4_len = merge->length - first->l4_offset;
-	uint8_t *l4 = out + first->l4_offset, *end = out + first->len;
+	const uint8_t *l4 = s->data + s->l4_offset, *payload = s->data + s->payload_offset;
+	uint64_t sum = gw_sum(l4, (size_t)(s->payload_offset - s->l4_offset),
+	                      gw_pseudo_sum(s->data, s->protocol, s->len - s->l4_offset));
+	bool right = gw_fold(gw_sum_copy(out, payload, payload_of(s), sum)) == 0xffff;
+
+	if (s->ip_version == 4)
+		right &= load16(s->data + 10) != 0xffff && gw_fold(gw_sum(s->data, s->l4_offset, 0)) == 0xffff;
+	if (s->protocol == PROTO_TCP)
+		right &= load16(l4 + TCP_CSUM_OFFSET) != 0xffff;
+	return right;
+}
+
+static bool verify_and_copy(struct gw_segment *s, uint8_t *out)
+{
+	if (s->verified)
+		memcpy(out, s->data + s->payload_offset, payload_of(s));
+	else
+		s->verified = s->mergeable = copy_payload(s, out);
+	return s->verified;
+}
+
+/* Copies the packets of the run, without the headers of all but the first. */
+static void copy_run(struct gw_merge *merge, uint8_t *out)
+{
+	struct gw_segment *first = merge->segment[0];
+	const unsigned joined = merge->count;
+
+	merge->count = 1;
+	merge->length = first->len;
+	if (joined == 1) {
+		memcpy(out, first->data, first->len);
+		return;
+	}
+	memcpy(out, first->data, first->payload_offset);
+	if (!verify_and_copy(first, out + first->payload_offset))
+		return;
+	while (merge->count < joined && verify_and_copy(merge->segment[merge->count], out + merge->length))
+		merge->length += payload_of(merge->segment[merge->count++]);
+}
+
+void gw_merge_write(struct gw_merge *merge, struct gw_vnet_header *vnet, uint8_t *out)
+{
+	const struct gw_segment *first = merge->segment[0], *last;
+	uint8_t *l4 = out + first->l4_offset;
+	uint32_t l4_len;
 
 	memset(vnet, 0, sizeof(*vnet));
-	memcpy(out, first->data, first->len);
+	copy_run(merge, out);
 	if (merge->count == 1)
 		return;
-	for (unsigned i = 1; i < merge->count; i++) {
-		const struct gw_segment *segment = merge->segment[i];
-
-		memcpy(end, segment->data + segment->payload_offset, payload_of(segment));
-		end += payload_of(segment);
-	}
+	last = merge->segment[merge->count - 1];
+	l4_len = merge->length - first->l4_offset;
 	if (first->ip_version == 4) {
 		store16(out + 2, merge->length);
 		store16(out + 10, 0);
@@ -544,21 +621,19 @@ static uint64_t split_udp(uint8_t *udp, uint32_t l4_len)
 	return native16(udp + 4);
 }
 
-void gw_split_segment(const struct gw_split *split, unsigned i, uint8_t *header, const uint8_t **payload,
-                      uint32_t *payload_len)
+static const uint8_t *payload_at(const struct gw_split *split, unsigned i)
 {
-	const uint8_t *start = split->packet + split->header_len + i * split->gso_size;
-	uint32_t left = (uint32_t)(split->packet + split->len - start);
-	uint32_t size = split->count > 1 && left > split->gso_size ? split->gso_size : left;
-	uint32_t l4_len = split->header_len - split->l4_offset + size;
+	return split->packet + split->header_len + i * split->gso_size;
+}
+
+/* The header of segment i, given the sum of its payload. */
+static void write_header(const struct gw_split *split, unsigned i, uint8_t *header, uint64_t payload_sum)
+{
+	uint32_t l4_len = split->header_len - split->l4_offset + gw_split_payload(split, i);
 	uint8_t *l4 = header + split->l4_offset;
 	uint16_t checksum;
 	uint64_t sum;
 
-	*payload = start;
-	*payload_len = size;
-	if (split->header_len == 0)
-		return;
 	memcpy(header, split->packet, split->header_len);
 	if (split->ip_version == 4) {
 		store16(header + 2, split->l4_offset + l4_len);
@@ -570,8 +645,27 @@ void gw_split_segment(const struct gw_split *split, unsigned i, uint8_t *header,
 	}
 	sum = (uint64_t)split->l4_sum + htons((uint16_t)l4_len);
 	sum += split->protocol == PROTO_TCP ? split_tcp(split, i, l4) : split_udp(l4, l4_len);
-	checksum = checksum_of(gw_sum(start, size, sum));
+	checksum = checksum_of(add_carry(sum, payload_sum));
 	if (checksum == 0 && split->protocol == PROTO_UDP)
 		checksum = 0xffff;
 	store_native16(l4 + csum_offset(split->protocol), checksum);
+}
+
+void gw_split_write(const struct gw_split *split, unsigned i, uint8_t *out)
+{
+	uint32_t len = gw_split_payload(split, i);
+
+	if (split->header_len == 0)
+		memcpy(out, split->packet, len);
+	else
+		write_header(split, i, out, gw_sum_copy(out + split->header_len, payload_at(split, i), len, 0));
+}
+
+void gw_split_segment(const struct gw_split *split, unsigned i, uint8_t *header, const uint8_t **payload,
+                      uint32_t *payload_len)
+{
+	*payload = payload_at(split, i);
+	*payload_len = gw_split_payload(split, i);
+	if (split->header_len > 0)
+		write_header(split, i, header, gw_sum(*payload, *payload_len, 0));
 }

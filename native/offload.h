@@ -43,6 +43,9 @@ _Static_assert(sizeof(struct gw_vnet_header) == 10, "TUN reads and writes 10 byt
 /* Adds len bytes to a ones-complement sum.  Of the pieces of one sum, all but the last must be even in length. */
 uint64_t gw_sum(const void *data, size_t len, uint64_t sum);
 
+/* gw_sum(), and copies what it sums to out, which must not overlap: little dearer than either. */
+uint64_t gw_sum_copy(void *out, const void *data, size_t len, uint64_t sum);
+
 /* The sum in 16 bits, not complemented, its bytes in the order in which they stand in a packet. */
 uint16_t gw_fold(uint64_t sum);
 
@@ -51,10 +54,10 @@ uint64_t gw_pseudo_sum(const uint8_t *packet, uint8_t protocol, uint32_t l4_len)
 
 /* ---- Merge: many packets into one super-packet --------------------------------------------------------------------
  *
- *     gw_segment_inspect(&segment[i], ...) for each packet; then, for those of one flow, in order:
- *     gw_merge_start(&m, &segment[0]);
- *     for each following one: if (!gw_merge_join(&m, it)) { write m out; gw_merge_start(&m, it); }
- *     write m out: gw_merge_length(&m) bytes by gw_merge_write(&m, ...)
+ *     gw_segment_inspect(&segment[i], ...) for each packet; then, for those of one flow, in order, as often as it takes:
+ *     gw_merge_start(&m, the first of those left);
+ *     for each following one, as long as it joins: gw_merge_join(&m, it);
+ *     gw_merge_write(&m, ...), which needs room for m.length bytes, and says in m.count how many it has taken.
  *
  * Segments, and the packets they point to, must stay until gw_merge_write() has returned.
  */
@@ -80,27 +83,21 @@ void gw_segment_inspect(struct gw_segment *segment, const uint8_t *packet, uint3
 struct gw_merge {
 	struct gw_segment *segment[GW_MERGE_MAX];
 	unsigned count;
-	uint32_t length;  /* of the super-packet */
+	uint32_t length;  /* of the super-packet, bytes */
 	bool ended;       /* nothing can follow */
 };
 
 void gw_merge_start(struct gw_merge *merge, struct gw_segment *segment);
 
-/*
- * Adds the segment to the run, if splitting would restore it exactly.  Checksums are verified only when all else fits,
- * so that a packet without company costs nothing; a wrong one clears the segment's mergeable.
- */
+/* Adds the segment to the run, if splitting would restore it exactly, provided that its checksums are right. */
 bool gw_merge_join(struct gw_merge *merge, struct gw_segment *segment);
 
-/* Bytes that gw_merge_write() writes to out. */
-static inline size_t gw_merge_length(const struct gw_merge *merge)
-{
-	return merge->length;
-}
-
-/* Writes the super-packet and what TUN must be told of it.  A run of one is written as it came, behind a header of
- * zeros: a wrong checksum stays wrong. */
-void gw_merge_write(const struct gw_merge *merge, struct gw_vnet_header *vnet, uint8_t *out);
+/*
+ * Writes the super-packet and what TUN must be told of it.  Checksums are verified as the packets are copied, so that one
+ * without company costs nothing.  The first that is wrong ends the run before it (count and length then are less), and
+ * clears its segment's mergeable.  A run of one is written as it came, behind a header of zeros: wrong stays wrong.
+ */
+void gw_merge_write(struct gw_merge *merge, struct gw_vnet_header *vnet, uint8_t *out);
 
 /* ---- Split: what is read from TUN, as packets ---------------------------------------------------------------------*/
 
@@ -127,10 +124,18 @@ struct gw_split {
  */
 int gw_split_begin(struct gw_split *split, const struct gw_vnet_header *vnet, uint8_t *packet, size_t len);
 
-/*
- * Writes the split->header_len bytes of header of segment i to header, and sets payload to what follows it, within the
- * packet.  Segments can be asked for in any order and more than once.
- */
+/* Bytes of payload in segment i. */
+static inline uint32_t gw_split_payload(const struct gw_split *split, unsigned i)
+{
+	uint32_t left = split->len - split->header_len - i * split->gso_size;
+
+	return split->count > 1 && left > split->gso_size ? split->gso_size : left;
+}
+
+/* Writes segment i, header and payload, to out.  Segments can be asked for in any order and more than once. */
+void gw_split_write(const struct gw_split *split, unsigned i, uint8_t *out);
+
+/* The same, but only its header, of split->header_len bytes; sets payload to what follows it, within the packet. */
 void gw_split_segment(const struct gw_split *split, unsigned i, uint8_t *header, const uint8_t **payload,
                       uint32_t *payload_len);
 

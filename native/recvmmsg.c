@@ -255,10 +255,11 @@ static void publish(struct gw_receiver *receiver, struct gw_endpoint *endpoint, 
 	gw_relief_hand_over(&receiver->relief, endpoint, receiver->behind);
 }
 
-static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoint, const struct gw_merge *merge)
+/* The frames of a run, or as many as can be one: merge->count tells. */
+static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoint, struct gw_merge *merge)
 {
 	struct gw_ring *ring = &endpoint->ring[receiver->index];
-	size_t len = sizeof(struct gw_vnet_header) + gw_merge_length(merge);
+	size_t len = sizeof(struct gw_vnet_header) + merge->length;
 	struct gw_frame *frame = may_wait(receiver, endpoint, len) ? gw_ring_reserve(ring, len) : NULL;
 	struct gw_vnet_header vnet;
 	uint8_t *out;
@@ -274,7 +275,7 @@ static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoi
 	frame->bytes = 0;
 	for (unsigned i = 0; i < merge->count; i++)
 		frame->bytes += merge->segment[i]->len;
-	gw_ring_commit(ring, frame, len);
+	gw_ring_commit(ring, frame, sizeof(vnet) + merge->length);
 	receiver->written++;
 	touch(receiver, endpoint);
 	if (gw_ring_unpublished(ring) >= PUBLISH_BYTES)
@@ -318,17 +319,22 @@ static void group_frames(struct gw_receiver *receiver, unsigned from, unsigned t
 static void merge_group(struct gw_receiver *receiver, unsigned first)
 {
 	struct gw_endpoint *endpoint = receiver->frame[first].endpoint;
-	struct gw_merge merge;
-	unsigned i = first;
+	unsigned next;
 
-	gw_merge_start(&merge, &receiver->segment[i]);
-	while ((i = receiver->frame[i].next) != NONE) {
-		if (!gw_merge_join(&merge, &receiver->segment[i])) {
-			write_frame(receiver, endpoint, &merge);
-			gw_merge_start(&merge, &receiver->segment[i]);
-		}
+	for (unsigned i = first; i != NONE; i = next) {
+		struct gw_merge merge;
+		unsigned joined;
+
+		gw_merge_start(&merge, &receiver->segment[i]);
+		for (next = receiver->frame[i].next; next != NONE; next = receiver->frame[next].next)
+			if (!gw_merge_join(&merge, &receiver->segment[next]))
+				break;
+		joined = merge.count;
+		write_frame(receiver, endpoint, &merge);
+		if (merge.count < joined) /* a wrong checksum ended it: go on from there */
+			for (next = i; merge.count > 0; merge.count--)
+				next = receiver->frame[next].next;
 	}
-	write_frame(receiver, endpoint, &merge);
 }
 
 static void inspect(struct gw_receiver *receiver, unsigned i)

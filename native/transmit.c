@@ -371,13 +371,18 @@ static uint32_t inner_size(const struct datagram *datagram)
 	return datagram_size(datagram) - datagram->geneve_len;
 }
 
-static unsigned set_iov(struct iovec *iov, const struct datagram *datagram)
+/* Adds a datagram to the pieces of a message; how many there are then.  The kernel takes few large ones faster. */
+static size_t add_pieces(struct iovec *iov, size_t pieces, const struct datagram *datagram)
 {
-	iov[0] = (struct iovec){ datagram->head, datagram->head_len };
-	if (datagram->payload_len == 0)
-		return 1;
-	iov[1] = (struct iovec){ (void *)(uintptr_t)datagram->payload, datagram->payload_len };
-	return 2;
+	struct iovec *last = pieces > 0 ? &iov[pieces - 1] : NULL;
+
+	if (last && (uint8_t *)last->iov_base + last->iov_len == datagram->head)
+		last->iov_len += datagram->head_len;
+	else
+		iov[pieces++] = (struct iovec){ datagram->head, datagram->head_len };
+	if (datagram->payload_len > 0)
+		iov[pieces++] = (struct iovec){ (void *)(uintptr_t)datagram->payload, datagram->payload_len };
+	return pieces;
 }
 
 /* What the kernel must be told beside the bytes: where to, on a socket that is not connected, and how to cut them. */
@@ -450,7 +455,8 @@ static void prepend_raw_header(struct datagram *datagram)
 /* Writes the queue of a way as messages; returns how many. */
 static unsigned make_messages(struct gw_transmit *transmit, const struct way *way)
 {
-	unsigned messages = 0, iovs = 0;
+	struct iovec *iov = transmit->iov;
+	unsigned messages = 0;
 	uint16_t at = way->first;
 
 	while (at != NONE) {
@@ -458,7 +464,8 @@ static unsigned make_messages(struct gw_transmit *transmit, const struct way *wa
 		struct msghdr *header = &transmit->header[messages].msg_hdr;
 		uint32_t segment = datagram_size(&transmit->datagram[at]), bytes = 0, last;
 
-		header->msg_iov = &transmit->iov[iovs];
+		header->msg_iov = iov;
+		header->msg_iovlen = 0;
 		message->first = at;
 		message->datagrams = 0;
 		do {
@@ -468,13 +475,13 @@ static unsigned make_messages(struct gw_transmit *transmit, const struct way *wa
 			bytes += last;
 			if (way->kind == RAW)
 				prepend_raw_header(datagram);
-			iovs += set_iov(&transmit->iov[iovs], datagram);
+			header->msg_iovlen = add_pieces(iov, header->msg_iovlen, datagram);
 			message->datagrams++;
 			at = datagram->next;
 		} while (at != NONE && transmit->segment && way->kind != RAW && last == segment &&
 		         datagram_size(&transmit->datagram[at]) <= segment && message->datagrams < SEGMENTS_MAX &&
 		         bytes + datagram_size(&transmit->datagram[at]) <= MESSAGE_BYTES_MAX);
-		header->msg_iovlen = (size_t)(&transmit->iov[iovs] - header->msg_iov);
+		iov += header->msg_iovlen;
 		set_control(transmit, way, messages, message->datagrams > 1 ? segment : 0);
 		messages++;
 	}
@@ -502,13 +509,15 @@ static void send_apart(struct gw_transmit *transmit, const struct way *way, unsi
 	struct message *message = &transmit->message[index];
 	struct msghdr *header = &transmit->header[index].msg_hdr;
 	struct message single = { message->first, 1 };
+	struct iovec iov[2];
 	bool all_sent = true;
 
 	set_control(transmit, way, index, 0);
+	header->msg_iov = iov;
 	for (unsigned i = 0; i < message->datagrams; i++) {
 		const struct datagram *datagram = &transmit->datagram[single.first];
 
-		header->msg_iovlen = set_iov(header->msg_iov, datagram);
+		header->msg_iovlen = add_pieces(iov, 0, datagram);
 		if (sendmsg(way->fd, header, flags) >= 0) {
 			count_sent(transmit, &single);
 		} else {
@@ -600,16 +609,17 @@ void gw_transmit_flush(struct gw_transmit *transmit)
 
 /* ---- Queueing -----------------------------------------------------------------------------------------------------*/
 
-void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *path, const uint8_t *header,
-                     size_t header_len, const uint8_t *payload, size_t payload_len)
+/* Where the copied bytes go, or NULL. */
+static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *path, size_t copied, const uint8_t *payload,
+                      size_t payload_len)
 {
-	size_t needed = (RAW_HEADER + path->header_len + header_len + 15) & ~(size_t)15;
 	struct peer peer = { path->gwlb_address, path->own_address, path->gwlb_port };
 	struct datagram *datagram;
 	struct way *way;
 	uint16_t index;
 
-	if (transmit->datagrams == DATAGRAMS || transmit->scratch_used + needed > SCRATCH_BYTES)
+	if (transmit->datagrams == DATAGRAMS ||
+	    transmit->scratch_used + RAW_HEADER + path->header_len + copied > SCRATCH_BYTES)
 		gw_transmit_flush(transmit);
 	if (transmit->datagrams == 0)
 		transmit->now_s = gw_flows_now();
@@ -627,24 +637,24 @@ void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *pa
 	 * is flushed after this: order is kept. */
 	if (!way)
 		way = &transmit->way[OVERFLOW];
-	if (header_len + payload_len + path->header_len > MESSAGE_BYTES_MAX) {
+	if (copied + payload_len + path->header_len > MESSAGE_BYTES_MAX) {
 		drop(transmit, EMSGSIZE);
-		return;
+		return NULL;
 	}
-	index = (uint16_t)transmit->datagrams;
+	/* Else one begins where the other ends, so that those of a message can be one piece. */
+	if (way->kind == RAW)
+		transmit->scratch_used += RAW_HEADER;
+	index = (uint16_t)transmit->datagrams++;
 	datagram = &transmit->datagram[index];
-	datagram->head = transmit->scratch + transmit->scratch_used + RAW_HEADER;
-	datagram->head_len = (uint32_t)(path->header_len + header_len);
+	datagram->head = transmit->scratch + transmit->scratch_used;
+	datagram->head_len = (uint32_t)(path->header_len + copied);
 	datagram->geneve_len = path->header_len;
 	datagram->payload = payload;
 	datagram->payload_len = (uint32_t)payload_len;
 	datagram->peer = peer;
 	datagram->next = NONE;
 	memcpy(datagram->head, path->header, path->header_len);
-	memcpy(datagram->head + path->header_len, header, header_len);
-
-	transmit->datagrams++;
-	transmit->scratch_used += needed;
+	transmit->scratch_used += datagram->head_len;
 	way->used_s = transmit->now_s;
 	if (way->first == NONE) {
 		transmit->active_way[transmit->active++] = (uint16_t)(way - transmit->way);
@@ -654,4 +664,19 @@ void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *pa
 	}
 	way->last = index;
 	transmit->last = way->kind == CONNECTED ? way : NULL;
+	return datagram->head + path->header_len;
+}
+
+uint8_t *gw_transmit_room(struct gw_transmit *transmit, const struct gw_flow_path *path, size_t len)
+{
+	return queue(transmit, path, len, NULL, 0);
+}
+
+void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *path, const uint8_t *header,
+                     size_t header_len, const uint8_t *payload, size_t payload_len)
+{
+	uint8_t *place = queue(transmit, path, header_len, payload, payload_len);
+
+	if (place)
+		memcpy(place, header, header_len);
 }

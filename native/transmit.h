@@ -16,13 +16,17 @@ void gw_transmit_free(struct gw_transmit *transmit);
 /* Lets a socket hold some megabytes of what the device has no room for yet, or as much as the kernel grants. */
 void gw_set_send_buffer(int fd);
 
-/* The most header bytes that gw_transmit_add() takes. */
-#define GW_TRANSMIT_HEADER_MAX 512u
+/* The most that gw_transmit_room(), and header bytes that gw_transmit_add() takes. */
+#define GW_TRANSMIT_COPY_MAX 2048u
 
 /*
- * Queues one datagram: the path's Geneve header, then header_len bytes of header, then payload_len of payload, which must
- * stay where it is until the next flush.  The rest is copied.  May flush.
+ * Queues one datagram: the path's Geneve header, then len bytes, to be written where this says before the next call.  NULL:
+ * it is too big, was dropped and counted.  May flush.
  */
+uint8_t *gw_transmit_room(struct gw_transmit *transmit, const struct gw_flow_path *path, size_t len);
+
+/* The same, with header_len bytes of header, which are copied, and then payload_len of payload, which must stay where it is
+ * until the next flush. */
 void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *path, const uint8_t *header,
                      size_t header_len, const uint8_t *payload, size_t payload_len);
 

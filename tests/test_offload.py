@@ -51,7 +51,7 @@ class Segment(ctypes.Structure):
 
 class Merge(ctypes.Structure):
     _fields_ = [("segment", ctypes.POINTER(Segment) * 64), ("count", ctypes.c_uint), ("length", ctypes.c_uint32),
-                ("id_step", ctypes.c_uint16), ("ended", ctypes.c_bool)]
+                ("ended", ctypes.c_bool)]
 
 
 class Split(ctypes.Structure):
@@ -76,6 +76,8 @@ class Offload:
         self.library = library = ctypes.CDLL(str(path))
         library.gw_sum.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64
         library.gw_sum.restype = ctypes.c_uint64
+        library.gw_sum_copy.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64
+        library.gw_sum_copy.restype = ctypes.c_uint64
         library.gw_fold.argtypes = ctypes.c_uint64,
         library.gw_fold.restype = ctypes.c_uint16
         library.gw_pseudo_sum.argtypes = ctypes.c_char_p, ctypes.c_uint8, ctypes.c_uint32
@@ -90,6 +92,8 @@ class Offload:
         library.gw_merge_write.restype = None
         library.gw_split_begin.argtypes = (ctypes.POINTER(Split), ctypes.POINTER(VnetHeader), ctypes.c_void_p,
                                            ctypes.c_size_t)
+        library.gw_split_write.argtypes = ctypes.POINTER(Split), ctypes.c_uint, ctypes.c_void_p
+        library.gw_split_write.restype = None
         library.gw_split_segment.argtypes = (ctypes.POINTER(Split), ctypes.c_uint, ctypes.c_void_p,
                                              ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_uint32))
         library.gw_split_segment.restype = None
@@ -111,20 +115,22 @@ class Offload:
     def merge(self, stream: List[bytes]) -> List[Super]:
         """As a receiver does with the packets of one flow."""
         inspected = [self.inspect(packet) for packet in stream]
-        merge, runs = Merge(), []
-        for segment, _ in inspected:
-            if merge.count and self.library.gw_merge_join(merge, segment):
-                continue
-            if merge.count:
-                runs.append(self.write(merge))
-            self.library.gw_merge_start(merge, segment)
-        return runs + ([self.write(merge)] if merge.count else [])
+        merge, runs, done = Merge(), [], 0
+        while done < len(inspected):
+            self.library.gw_merge_start(merge, inspected[done][0])
+            for segment, _ in inspected[done + 1:]:
+                if not self.library.gw_merge_join(merge, segment):
+                    break
+            runs.append(self.write(merge))
+            done += runs[-1].count
+        return runs
 
     def write(self, merge: Merge) -> Super:
-        vnet, guard = VnetHeader(), b"\xa5" * 16
-        out = ctypes.create_string_buffer(b"\x5a" * merge.length + guard, merge.length + len(guard))
+        """As many packets of the run as can be one."""
+        vnet, guard, room = VnetHeader(), b"\xa5" * 16, merge.length
+        out = ctypes.create_string_buffer(b"\x5a" * room + guard, room + len(guard))
         self.library.gw_merge_write(merge, vnet, out)
-        assert out.raw[merge.length:] == guard
+        assert out.raw[room:] == guard and merge.length <= room
         return Super(vnet, out.raw[:merge.length], merge.count)
 
     def split(self, vnet: VnetHeader, data: bytes) -> Optional[List[bytes]]:
@@ -141,6 +147,9 @@ class Offload:
             self.library.gw_split_segment(split, i, header, payload, size)
             assert header.raw[split.header_len:] == b"\xa5"
             made.append(header.raw[:split.header_len] + ctypes.string_at(payload.value, size.value))
+            whole = ctypes.create_string_buffer(b"\xa5" * (len(made[-1]) + 1), len(made[-1]) + 1)
+            self.library.gw_split_write(split, i, whole)
+            assert whole.raw == made[-1] + b"\xa5"
         return made
 
 
@@ -249,6 +258,10 @@ def test_sum_is_the_internet_checksum_at_any_length_and_alignment(offload):
             total = offload.library.gw_sum(ctypes.addressof(memory) + shift, length, 0)
             folded = struct.pack("=H", offload.library.gw_fold(total) ^ 0xFFFF)
             assert int.from_bytes(folded, "big") == packets.checksum(data), (length, shift)
+            out = ctypes.create_string_buffer(b"\xa5" * (length + 1), length + 1)
+            copied = offload.library.gw_sum_copy(out, ctypes.addressof(memory) + shift, length, 0)
+            assert offload.library.gw_fold(copied) == offload.library.gw_fold(total)
+            assert out.raw == data + b"\xa5"
 
 
 def test_sum_may_be_taken_in_pieces_of_even_length(offload):
@@ -347,8 +360,11 @@ def test_checksums_are_verified_only_for_company(offload, version, protocol):
     merge = Merge()
     offload.library.gw_merge_start(merge, segments[0][0])
     assert not offload.library.gw_merge_join(merge, segments[2][0])
+    offload.write(merge)
     assert [segment.verified for segment, _ in segments] == [False] * 3
+    offload.library.gw_merge_start(merge, segments[0][0])
     assert offload.library.gw_merge_join(merge, segments[1][0])
+    offload.write(merge)
     assert [segment.verified for segment, _ in segments] == [True, True, False]
 
 
