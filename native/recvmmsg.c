@@ -11,8 +11,8 @@
  *
  * Each packet is checked for itself and becomes a struct frame.  Frames are worked off FRAMES at a time, in passes,
  * so that what one packet needs from memory is on its way while others are worked on: hash and ask for the bucket,
- * ask for the entry, learn the flow, and then hand over.  A packet of the same datagram and flow as the one before
- * it, with the very same Geneve header, only follows: what was found out about the first holds for it.  Handing
+ * ask for the entry, learn the flow, and then hand over.  A packet of the same flow as the one before it, from the same
+ * sender with the very same Geneve header, only follows: what was found out about the first holds for it.  Handing
  * over groups the frames by flow, in order, through a small hash table (linear in the number of frames), merges the
  * runs of each group into super-packets (offload.c) and copies them to the ring.  Fragments are not grouped, nor is
  * anything across them, for the parts of a datagram have different keys and shall stay in order.  What was written
@@ -50,8 +50,10 @@
 #define BATCH_LEAST 4u
 #define BATCH_BYTES (256u << 10)
 #define FRAMES 1024u
-/* Frames handed over before T threads of the same core are let in. */
+/* Frames handed over before T threads of the same core are let in: some that are for them to write or to read; or any, for
+ * Linux may have sent those threads something else. */
 #define FRAMES_KEPT 128u
+#define FRAMES_ALONE 2048u
 /* What waits in a ring to be published before a pass is over: better read while it is in the cache. */
 #define PUBLISH_BYTES (48u << 10)
 #define GROUPS 2048u /* a power of two */
@@ -101,6 +103,7 @@ struct gw_receiver {
 	unsigned wanted; /* datagrams in the next batch, at most */
 	bool behind;     /* as many were there */
 	unsigned kept;   /* frames handed over since the thread last gave its core away */
+	bool left;       /* T threads have something to do with them */
 	unsigned worked_off, written; /* frames of the last batch, and what they were merged to */
 	/* The packet to be looked at next. */
 	unsigned messages;
@@ -252,7 +255,7 @@ static bool may_wait(const struct gw_receiver *receiver, const struct gw_endpoin
 static void publish(struct gw_receiver *receiver, struct gw_endpoint *endpoint, uint64_t now)
 {
 	gw_ring_publish(&endpoint->ring[receiver->index], now);
-	gw_relief_hand_over(&receiver->relief, endpoint, receiver->behind);
+	receiver->left |= !gw_relief_hand_over(&receiver->relief, endpoint, receiver->behind);
 }
 
 /* The frames of a run, or as many as can be one: merge->count tells. */
@@ -386,10 +389,13 @@ static void publish_all(struct gw_receiver *receiver)
  * before their queues are full.  A receiver that finds nothing to receive sleeps, and need not. */
 static void give_way(struct gw_receiver *receiver)
 {
-	if (!receiver->behind && receiver->kept < FRAMES_KEPT)
+	bool due = receiver->behind || receiver->kept >= FRAMES_KEPT;
+
+	if (receiver->kept < FRAMES_ALONE && !(receiver->left && due))
 		return;
 	sched_yield();
 	receiver->kept = 0;
+	receiver->left = false;
 }
 
 /* ---- Learning -----------------------------------------------------------------------------------------------------*/
@@ -466,13 +472,38 @@ static void work_off(struct gw_receiver *receiver)
 
 /* ---- Receiving ----------------------------------------------------------------------------------------------------*/
 
-/* A packet of the same datagram as the one before it, and like that in all that it was judged by, joins its run. */
+/* Whether two datagrams came the same way. */
+static bool same_way(const struct gw_receiver *receiver, unsigned a, unsigned b)
+{
+	const struct sockaddr_in *from_a = &receiver->from[a], *from_b = &receiver->from[b];
+
+	return a == b || (from_a->sin_port == from_b->sin_port && from_a->sin_addr.s_addr == from_b->sin_addr.s_addr &&
+	                  receiver->message[a].own_address == receiver->message[b].own_address);
+}
+
+/* len: a multiple of 4, as Geneve headers have it. */
+static bool same_words(const uint8_t *a, const uint8_t *b, unsigned len)
+{
+	uint32_t differs = 0;
+
+	for (unsigned i = 0; i < len; i += 4) {
+		uint32_t x, y;
+
+		memcpy(&x, a + i, sizeof(x));
+		memcpy(&y, b + i, sizeof(y));
+		differs |= x ^ y;
+	}
+	return differs == 0;
+}
+
+/* A packet that is like the one before it in all that that was judged by joins its run. */
 static bool follow(struct gw_receiver *receiver, const uint8_t *data, uint32_t len)
 {
 	struct frame *frame = &receiver->frame[receiver->frames], *previous = frame - 1, *leader;
 
-	if (receiver->frames == 0 || previous->message != receiver->at_message || len < previous->geneve_len ||
-	    memcmp(data, previous->geneve, previous->geneve_len) != 0 ||
+	if (receiver->frames == 0 || len < previous->geneve_len ||
+	    !same_way(receiver, previous->message, receiver->at_message) ||
+	    !same_words(data, previous->geneve, previous->geneve_len) ||
 	    !gw_packet_follows(&previous->packet, data + previous->geneve_len, len - previous->geneve_len,
 	                       &frame->packet))
 		return false;
@@ -480,7 +511,7 @@ static bool follow(struct gw_receiver *receiver, const uint8_t *data, uint32_t l
 	frame->endpoint = leader->endpoint;
 	frame->geneve = data;
 	frame->geneve_len = leader->geneve_len;
-	frame->message = leader->message;
+	frame->message = (uint16_t)receiver->at_message;
 	frame->follows = true;
 	frame->next = NONE;
 	frame->tail = (uint16_t)(leader - receiver->frame);

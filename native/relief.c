@@ -195,24 +195,27 @@ static bool lend_a_hand(struct gw_relief *relief, struct gw_tunnel *tunnel, bool
 	return true;
 }
 
-void gw_relief_hand_over(struct gw_relief *relief, struct gw_endpoint *endpoint, bool behind)
+bool gw_relief_hand_over(struct gw_relief *relief, struct gw_endpoint *endpoint, bool behind)
 {
 	const unsigned threads = relief->handler->tunnel_threads;
 	struct gw_tunnel *in = &endpoint->tunnel[GW_GWI][relief->receiver % threads];
 	struct gw_tunnel *out = &endpoint->tunnel[GW_GWO][relief->receiver % threads];
 
-	if (relief->handler->receivers <= threads && stand_in(relief, in, behind)) {
-		/* First, so that nobody wakes for what the writing sends there. */
-		if (!stand_in(relief, out, behind))
-			out = NULL;
-		if (!gw_tunnel_serve(in, out)) { /* for the T threads to find out, and to tell */
-			hand_back(relief, in);
-			if (out)
-				hand_back(relief, out);
-		}
-	} else if (!lend_a_hand(relief, in, behind)) {
-		gw_duty_call(in);
+	if (relief->handler->receivers > threads || !stand_in(relief, in, behind)) {
+		if (!lend_a_hand(relief, in, behind))
+			gw_duty_call(in);
+		return false;
 	}
+	/* First, so that nobody wakes for what the writing sends there. */
+	if (!stand_in(relief, out, behind))
+		out = NULL;
+	if (gw_tunnel_serve(in, out))
+		return out != NULL;
+	/* For the T threads to find out, and to tell. */
+	hand_back(relief, in);
+	if (out)
+		hand_back(relief, out);
+	return false;
 }
 
 bool gw_relief_on_duty(struct gw_relief *relief)

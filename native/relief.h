@@ -63,8 +63,8 @@ int gw_relief_begin(struct gw_relief *relief, struct gw_handler *handler, unsign
 void gw_relief_end(struct gw_relief *relief);
 
 /* Sees to it that the frames just published in the endpoint's ring of this U thread are written.  behind: there is more to
- * receive. */
-void gw_relief_hand_over(struct gw_relief *relief, struct gw_endpoint *endpoint, bool behind);
+ * receive.  True if nothing was left to T threads. */
+bool gw_relief_hand_over(struct gw_relief *relief, struct gw_endpoint *endpoint, bool behind);
 
 /* True if it stands in for any T thread, and so must wait by gw_relief_wait(); goes off duty first where it was asked to. */
 bool gw_relief_on_duty(struct gw_relief *relief);
