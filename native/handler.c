@@ -332,16 +332,6 @@ void gw_endpoint_stop(struct gw_endpoint *endpoint)
 			gw_duty_call(&endpoint->tunnel[side][i]);
 }
 
-/* The T thread closes them before it sleeps again. */
-static void close_sockets(struct gw_tunnel *tunnel)
-{
-	uint32_t duty = atomic_load(&tunnel->duty);
-
-	gw_duty_call(tunnel);
-	if (duty >= GW_DUTY_RECEIVER)
-		gw_receiver_call_off(tunnel->endpoint->handler->receiver[(duty - GW_DUTY_RECEIVER) / 2]);
-}
-
 void gw_endpoint_age(struct gw_endpoint *endpoint)
 {
 	const uint64_t then = gw_now_ns() - GW_TRANSMIT_IDLE_S * 1000000000ull;
@@ -352,7 +342,7 @@ void gw_endpoint_age(struct gw_endpoint *endpoint)
 
 			if (atomic_load_explicit(&tunnel->sockets_open, memory_order_relaxed) &&
 			    gw_get(&tunnel->counters, GW_last_sent_ns) <= then)
-				close_sockets(tunnel);
+				gw_duty_recall(tunnel); /* it closes them before it sleeps again */
 		}
 }
 

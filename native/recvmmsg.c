@@ -143,7 +143,7 @@ struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
 
 	if (receiver == MAP_FAILED)
 		return NULL;
-	if (gw_relief_begin(&receiver->relief, handler, index)) {
+	if (!gw_relief_begin(&receiver->relief, handler, index)) {
 		munmap(receiver, sizeof(*receiver));
 		return NULL;
 	}
@@ -258,7 +258,7 @@ static void publish(struct gw_receiver *receiver, struct gw_endpoint *endpoint, 
 	receiver->left |= !gw_relief_hand_over(&receiver->relief, endpoint, receiver->behind);
 }
 
-/* The frames of a run, or as many as can be one: merge->count tells. */
+/* As many packets of a run as can be one frame: merge->count tells. */
 static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoint, struct gw_merge *merge)
 {
 	struct gw_ring *ring = &endpoint->ring[receiver->index];
@@ -481,29 +481,14 @@ static bool same_way(const struct gw_receiver *receiver, unsigned a, unsigned b)
 	                  receiver->message[a].own_address == receiver->message[b].own_address);
 }
 
-/* len: a multiple of 4, as Geneve headers have it. */
-static bool same_words(const uint8_t *a, const uint8_t *b, unsigned len)
-{
-	uint32_t differs = 0;
-
-	for (unsigned i = 0; i < len; i += 4) {
-		uint32_t x, y;
-
-		memcpy(&x, a + i, sizeof(x));
-		memcpy(&y, b + i, sizeof(y));
-		differs |= x ^ y;
-	}
-	return differs == 0;
-}
-
-/* A packet that is like the one before it in all that that was judged by joins its run. */
+/* A packet that came the same way as the one before it, and is like that in all that it was judged by, joins its run. */
 static bool follow(struct gw_receiver *receiver, const uint8_t *data, uint32_t len)
 {
 	struct frame *frame = &receiver->frame[receiver->frames], *previous = frame - 1, *leader;
 
 	if (receiver->frames == 0 || len < previous->geneve_len ||
 	    !same_way(receiver, previous->message, receiver->at_message) ||
-	    !same_words(data, previous->geneve, previous->geneve_len) ||
+	    memcmp(data, previous->geneve, previous->geneve_len) != 0 ||
 	    !gw_packet_follows(&previous->packet, data + previous->geneve_len, len - previous->geneve_len,
 	                       &frame->packet))
 		return false;

@@ -4,7 +4,6 @@
  */
 #include "relief.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/eventfd.h>
@@ -88,6 +87,15 @@ void gw_duty_call(struct gw_tunnel *tunnel)
 	}
 }
 
+void gw_duty_recall(struct gw_tunnel *tunnel)
+{
+	uint32_t duty = atomic_load(&tunnel->duty);
+
+	gw_duty_call(tunnel);
+	if (duty >= GW_DUTY_RECEIVER)
+		gw_receiver_call_off(tunnel->endpoint->handler->receiver[(duty - GW_DUTY_RECEIVER) / 2]);
+}
+
 /* ---- U threads ----------------------------------------------------------------------------------------------------*/
 
 static uint32_t own_duty(const struct gw_relief *relief)
@@ -95,12 +103,12 @@ static uint32_t own_duty(const struct gw_relief *relief)
 	return GW_DUTY_RECEIVER + 2 * relief->receiver;
 }
 
-int gw_relief_begin(struct gw_relief *relief, struct gw_handler *handler, unsigned receiver)
+bool gw_relief_begin(struct gw_relief *relief, struct gw_handler *handler, unsigned receiver)
 {
 	relief->handler = handler;
 	relief->receiver = receiver;
 	relief->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return relief->bell < 0 ? -errno : 0;
+	return relief->bell >= 0;
 }
 
 void gw_relief_end(struct gw_relief *relief)

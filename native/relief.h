@@ -42,6 +42,9 @@ bool gw_duty_rest(struct gw_tunnel *tunnel);
 /* Anyone, after a store that the T thread shall see: it will be on duty, or look at what was stored before it sleeps. */
 void gw_duty_call(struct gw_tunnel *tunnel);
 
+/* Control threads: it will be on duty soon, also where a U thread is now. */
+void gw_duty_recall(struct gw_tunnel *tunnel);
+
 /* ---- U threads ----------------------------------------------------------------------------------------------------*/
 
 /* T threads that a U thread relieves at the same time: each makes its poll dearer. */
@@ -58,8 +61,8 @@ struct gw_relief {
 	uint32_t used_s[GW_RELIEVED_MAX];
 };
 
-/* 0, or -errno. */
-int gw_relief_begin(struct gw_relief *relief, struct gw_handler *handler, unsigned receiver);
+/* False with errno. */
+bool gw_relief_begin(struct gw_relief *relief, struct gw_handler *handler, unsigned receiver);
 void gw_relief_end(struct gw_relief *relief);
 
 /* Sees to it that the frames just published in the endpoint's ring of this U thread are written.  behind: there is more to

@@ -641,7 +641,7 @@ static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *p
 		drop(transmit, EMSGSIZE);
 		return NULL;
 	}
-	/* Else one begins where the other ends, so that those of a message can be one piece. */
+	/* Only there: elsewhere one begins where the other ends, so that those of a message can be one piece. */
 	if (way->kind == RAW)
 		transmit->scratch_used += RAW_HEADER;
 	index = (uint16_t)transmit->datagrams++;

@@ -47,8 +47,8 @@
 /* How long a gwo thread that has nothing left waits, at a time, for the last of gwi. */
 #define STOP_WAIT_US 500
 
-/* A packet up to this long is copied behind its Geneve header: where it has to be summed anyway, that costs less than to
- * have the kernel gather it from two places. */
+/* A packet up to this long is copied behind its Geneve header: as a segment has to be summed anyway, that costs less than
+ * to have the kernel gather it from two places. */
 #define COPY_MAX 2048u
 _Static_assert(COPY_MAX <= GW_TRANSMIT_COPY_MAX && GW_SPLIT_HEADER_MAX <= GW_TRANSMIT_COPY_MAX, "they fit");
 
@@ -152,15 +152,17 @@ static void send_segments(struct gw_tunnel *tunnel, const struct gw_split *split
 {
 	for (uint32_t i = 0; i < split->count; i++) {
 		const uint32_t len = split->header_len + gw_split_payload(split, i);
-		uint8_t header[GW_SPLIT_HEADER_MAX], *room;
-		const uint8_t *payload;
-		uint32_t payload_len;
 
 		if (len <= COPY_MAX) {
-			room = gw_transmit_room(tunnel->transmit, path, len);
+			uint8_t *room = gw_transmit_room(tunnel->transmit, path, len);
+
 			if (room)
 				gw_split_write(split, i, room);
 		} else {
+			uint8_t header[GW_SPLIT_HEADER_MAX];
+			const uint8_t *payload;
+			uint32_t payload_len;
+
 			gw_split_segment(split, i, header, &payload, &payload_len);
 			gw_transmit_add(tunnel->transmit, path, header, split->header_len, payload, payload_len);
 		}
