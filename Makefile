@@ -36,7 +36,7 @@ pytest:
 
 # The daemon itself, with traffic, under each sanitizer: in a copy of the project, whose shim is built for it.  What one
 # finds makes the daemon end with a status that the tests do not take.  Python's own leaks are not ours to mend.
-SANITIZED_TESTS ?= tests/test_path.py tests/test_malformed.py tests/test_endpoints.py
+SANITIZED_TESTS ?= tests/test_path.py tests/test_malformed.py tests/test_endpoints.py tests/test_relief.py
 
 sanitize: $(SHIM) pytest
 	$(MAKE) --no-print-directory sanitize-with SANITIZER=thread RUNTIME=libtsan.so

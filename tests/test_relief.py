@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT-0
+"""U threads that do the work of sleeping T threads, and stop doing it when they are to."""
+import re
+from pathlib import Path
+
+import packets
+import pytest
+from lab import CLIENT, ENI, SERVER
+
+ONE_EACH = "--udpthreads", "1", "--tunthreads", "1"
+
+
+def packet(number):
+    return packets.udp(CLIENT[0], SERVER[0], 1000 + number % 100, 2, number.to_bytes(4, "big"))
+
+
+def one_at_a_time(lab, endpoint, count):
+    """Sends packets, each when the one before it is back."""
+    for number in range(count):
+        returned = len(endpoint.received)
+        endpoint.send(packet(number))
+        assert lab.wait(lambda: len(endpoint.received) == returned + 1)
+
+
+def sleeps(daemon, kind):
+    """How often its threads of a kind (U or T) have gone to sleep."""
+    total = 0
+    for task, name in daemon.threads().items():
+        if re.match(rf"gwlbtun {kind}A?\d", name):
+            status = Path(f"/proc/{daemon.pid}/task/{task}/status").read_text()
+            total += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)[1])
+    return total
+
+
+def test_packets_that_come_alone_wake_no_tunnel_thread(lab):
+    daemon = lab.start(*ONE_EACH)
+    endpoint = lab.endpoint()
+    sent, woken = 0, 1
+    while woken and sent < 5000:  # a tunnel thread is relieved when it is found asleep, and stays so
+        before = sleeps(daemon, "T")
+        one_at_a_time(lab, endpoint, 100)
+        sent += 100
+        woken = sleeps(daemon, "T") - before
+    assert woken == 0
+    assert sleeps(daemon, "U") >= 50
+    eni = daemon.eni(endpoint)
+    assert eni["tunnelIn"]["pktsOut"] == sent  # counted for them all the same
+    assert sum(thread["pktsIn"] for thread in eni["tunnelOut"]["threads"]) == sent
+
+
+def test_what_linux_sends_later_is_returned_by_whoever_is_on_duty(lab):
+    daemon = lab.start(*ONE_EACH, hook=None)
+    endpoint = lab.endpoint()
+    sides = endpoint.gwo, endpoint.gwi
+    for number in range(2):
+        endpoint.send(packet(number))
+    assert lab.wait(lambda: daemon.eni(endpoint) and daemon.eni(endpoint)["tunnelIn"]["pktsOut"] == 2)
+    for number, side in enumerate(sides):
+        lab.emit(side, packet(number))
+        assert lab.wait(lambda: endpoint.received == [packet(known) for known in range(number + 1)])
+
+
+def test_an_endpoint_goes_while_its_receiver_carries_others(lab):
+    daemon = lab.start(*ONE_EACH, "-t", "1")
+    busy, idle = lab.endpoint(), lab.endpoint(ENI + 1)
+    for _ in range(3):  # it comes again, in the same slot
+        returned = len(idle.received)
+        idle.send(packet(0))
+        assert lab.wait(lambda: len(idle.received) == returned + 1)
+        for _ in range(100):
+            one_at_a_time(lab, busy, 100)
+            if daemon.eni(idle) is None:
+                break
+        assert daemon.eni(idle) is None
+    assert daemon.eni(busy)["state"] == "up"
+    assert daemon.stop() == 0
+    assert lab.balancer.awaited == 0
+
+
+@pytest.mark.parametrize("threads", [("1", "3"), ("3", "1"), ("2", "2")])
+def test_any_numbers_of_threads_return_everything(lab, threads):
+    daemon = lab.start("--udpthreads", threads[0], "--tunthreads", threads[1])
+    endpoints = [lab.endpoint(ENI + number) for number in range(20)]  # more than a receiver relieves
+    for number in range(3000):
+        endpoints[number % 20].send(packet(number))
+        if number % 100 == 99:
+            assert lab.wait(lambda: lab.balancer.awaited == 0)
+    assert daemon.drops().keys() <= {"no_flow"}  # Linux looks for IPv6 routers
+    assert daemon.stop() == 0
