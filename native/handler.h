@@ -65,6 +65,7 @@ struct gw_tunnel {
 	uint8_t *arena; /* of the packets being read */
 	int error; /* why the device is of no more use, or 0 */
 	bool answers; /* what is written to gwi came out here at once, last time */
+	bool blocked; /* the way to the load balancer had no room, last time, even after a wait */
 };
 
 struct gw_endpoint {
@@ -115,10 +116,11 @@ static inline uint64_t gw_now_ns(void)
 struct gw_endpoint *gw_endpoint_find(const struct gw_handler *handler, uint64_t eni);
 
 /* tunnel.c, for who is on duty: writes what the rings of a T thread of gwi hold.  With `out`, a T thread of gwo where the
- * caller is on duty as well, sends on what Linux makes of it at once; NULL: none.  False if a device is of no more use. */
+ * caller is on duty as well, sends on what Linux makes of it at once; NULL: none.  False if there is more than a U thread had
+ * better do: frames are left, a device is of no more use, or the load balancer's way is blocked. */
 bool gw_tunnel_serve(struct gw_tunnel *in, struct gw_tunnel *out);
 
-/* tunnel.c, for who is on duty: sends on some of what the queue holds.  False if the device is of no more use. */
+/* tunnel.c, for who is on duty: sends on some of what the queue holds.  False as above. */
 bool gw_tunnel_read(struct gw_tunnel *tunnel);
 
 /* Whether there is no frame for a T thread; always so on gwo. */

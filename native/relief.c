@@ -150,8 +150,9 @@ static unsigned find(const struct gw_relief *relief, const struct gw_tunnel *tun
 /* Goes off duty, and has the T thread see to it. */
 static void hand_back(struct gw_relief *relief, struct gw_tunnel *tunnel)
 {
-	remove_at(relief, find(relief, tunnel));
+	/* In this order: once it is removed, nothing keeps the endpoint. */
 	gw_duty_call(tunnel);
+	remove_at(relief, find(relief, tunnel));
 }
 
 static bool make_room(struct gw_relief *relief, uint32_t now_s)
@@ -172,10 +173,8 @@ static bool is_loss(const struct gw_tunnel *tunnel, bool behind)
 }
 
 /* True if this thread is on duty there now, to stay. */
-static bool stand_in(struct gw_relief *relief, struct gw_tunnel *tunnel, bool behind)
+static bool stand_in(struct gw_relief *relief, struct gw_tunnel *tunnel, bool behind, uint32_t now_s)
 {
-	uint32_t now_s = gw_flows_now();
-
 	if ((atomic_load(&tunnel->duty) & ~GW_DUTY_CALLED) == own_duty(relief)) {
 		if (is_loss(tunnel, behind)) {
 			hand_back(relief, tunnel);
@@ -186,6 +185,8 @@ static bool stand_in(struct gw_relief *relief, struct gw_tunnel *tunnel, bool be
 	}
 	if (is_loss(tunnel, behind) || !make_room(relief, now_s) || !change(tunnel, GW_DUTY_NOBODY, own_duty(relief)))
 		return false;
+	/* Or it would stay in a poll that the kernel wakes for each packet, on its queue as well. */
+	ring(tunnel->bell);
 	relief->tunnel[relief->count] = tunnel;
 	relief->used_s[relief->count] = now_s;
 	atomic_store(&relief->count, relief->count + 1);
@@ -197,7 +198,7 @@ static bool lend_a_hand(struct gw_relief *relief, struct gw_tunnel *tunnel, bool
 {
 	if (is_loss(tunnel, behind) || !change(tunnel, GW_DUTY_NOBODY, own_duty(relief)))
 		return false;
-	/* What goes wrong is counted, and for the T thread to find out. */
+	/* What it leaves or cannot do is for the T thread to find out. */
 	(void)gw_tunnel_serve(tunnel, NULL);
 	go_off(relief, tunnel);
 	return true;
@@ -208,18 +209,19 @@ bool gw_relief_hand_over(struct gw_relief *relief, struct gw_endpoint *endpoint,
 	const unsigned threads = relief->handler->tunnel_threads;
 	struct gw_tunnel *in = &endpoint->tunnel[GW_GWI][relief->receiver % threads];
 	struct gw_tunnel *out = &endpoint->tunnel[GW_GWO][relief->receiver % threads];
+	const uint32_t now_s = gw_flows_now(); /* one for both, or the second might take the place of the first */
 
-	if (relief->handler->receivers > threads || !stand_in(relief, in, behind)) {
+	if (relief->handler->receivers > threads || !stand_in(relief, in, behind, now_s)) {
 		if (!lend_a_hand(relief, in, behind))
 			gw_duty_call(in);
 		return false;
 	}
 	/* First, so that nobody wakes for what the writing sends there. */
-	if (!stand_in(relief, out, behind))
+	if (!stand_in(relief, out, behind, now_s))
 		out = NULL;
 	if (gw_tunnel_serve(in, out))
 		return out != NULL;
-	/* For the T threads to find out, and to tell. */
+	/* For the T threads to go on with, or to find out what is wrong, and to tell. */
 	hand_back(relief, in);
 	if (out)
 		hand_back(relief, out);
@@ -237,14 +239,14 @@ bool gw_relief_on_duty(struct gw_relief *relief)
 	return relief->count > 0;
 }
 
-bool gw_relief_wait(struct gw_relief *relief, int fd)
+bool gw_relief_wait(struct gw_relief *relief, int fd, int timeout_ms)
 {
 	struct pollfd fds[GW_RELIEVED_MAX + 2] = { { .fd = fd, .events = POLLIN }, { .fd = relief->bell, .events = POLLIN } };
 	unsigned count = relief->count;
 
 	for (unsigned i = 0; i < count; i++)
 		fds[i + 2] = (struct pollfd){ .fd = relief->tunnel[i]->fd, .events = POLLIN };
-	if (poll(fds, count + 2, -1) < 0)
+	if (poll(fds, count + 2, timeout_ms) < 0)
 		return false;
 	if (fds[1].revents)
 		silence(relief->bell);

@@ -72,8 +72,9 @@ bool gw_relief_hand_over(struct gw_relief *relief, struct gw_endpoint *endpoint,
 /* True if it stands in for any T thread, and so must wait by gw_relief_wait(); goes off duty first where it was asked to. */
 bool gw_relief_on_duty(struct gw_relief *relief);
 
-/* Sleeps until there is something to do, and does it; true if there is something to receive on fd. */
-bool gw_relief_wait(struct gw_relief *relief, int fd);
+/* Sleeps until there is something to do, no longer than timeout_ms (-1: for ever), and does it; true if there is something
+ * to receive on fd. */
+bool gw_relief_wait(struct gw_relief *relief, int fd, int timeout_ms);
 
 /* Goes off duty everywhere. */
 void gw_relief_leave(struct gw_relief *relief);

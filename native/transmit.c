@@ -586,10 +586,12 @@ static void send_messages(struct gw_transmit *transmit, const struct way *way, u
 	}
 }
 
-void gw_transmit_flush(struct gw_transmit *transmit)
+bool gw_transmit_flush(struct gw_transmit *transmit)
 {
+	bool room;
+
 	if (transmit->datagrams == 0)
-		return;
+		return true;
 	for (unsigned i = 0; i < transmit->active; i++) {
 		struct way *way = &transmit->way[transmit->active_way[i]];
 
@@ -602,9 +604,11 @@ void gw_transmit_flush(struct gw_transmit *transmit)
 	}
 	if (transmit->sent)
 		gw_set(transmit->counters, GW_last_sent_ns, gw_now_ns());
+	room = !transmit->waited;
 	transmit->sent = transmit->waited = false;
 	transmit->active = transmit->datagrams = 0;
 	transmit->scratch_used = 0;
+	return room;
 }
 
 /* ---- Queueing -----------------------------------------------------------------------------------------------------*/
@@ -620,7 +624,7 @@ static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *p
 
 	if (transmit->datagrams == DATAGRAMS ||
 	    transmit->scratch_used + RAW_HEADER + path->header_len + copied > SCRATCH_BYTES)
-		gw_transmit_flush(transmit);
+		(void)gw_transmit_flush(transmit);
 	if (transmit->datagrams == 0)
 		transmit->now_s = gw_flows_now();
 	/* Segments of one super-packet come in a row. */
@@ -630,7 +634,7 @@ static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *p
 		way = find_way(transmit, &peer);
 	if (!way && transmit->handler->raw_fd < 0) {
 		/* Each has something queued. */
-		gw_transmit_flush(transmit);
+		(void)gw_transmit_flush(transmit);
 		way = find_way(transmit, &peer);
 	}
 	/* Nothing of this flow is queued elsewhere, for then its way would be known, and if it gets one later in the batch that

@@ -30,8 +30,8 @@ uint8_t *gw_transmit_room(struct gw_transmit *transmit, const struct gw_flow_pat
 void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *path, const uint8_t *header,
                      size_t header_len, const uint8_t *payload, size_t payload_len);
 
-/* Sends what is queued.  What cannot be sent is dropped and counted. */
-void gw_transmit_flush(struct gw_transmit *transmit);
+/* Sends what is queued.  What cannot be sent is dropped and counted.  False if there was no room for it, even after a wait. */
+bool gw_transmit_flush(struct gw_transmit *transmit);
 
 /* Seconds after which a socket that was not used is closed. */
 #ifndef GW_TRANSMIT_IDLE_S

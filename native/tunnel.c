@@ -37,9 +37,9 @@
 #define WRITE_BYTES (256u << 10)
 #define READ_BATCHES 4u
 
-/* Rounds of WRITE_BATCH that a U thread writes for a T thread before it goes on with its own work: more than it can have
- * written itself since. */
-#define SERVE_ROUNDS 64u
+/* Rounds of WRITE_BATCH that a U thread writes for a T thread before it leaves the rest to that: twice what it can have put
+ * there itself since the last time. */
+#define SERVE_ROUNDS 4u
 
 /* A thread that was told to stop reads what its queue holds, and not for ever. */
 #define STOP_ROUNDS 64u
@@ -230,7 +230,7 @@ static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more)
 		at += ((size_t)len + 63) & ~(size_t)63;
 	}
 	if (packets > 0) {
-		gw_transmit_flush(tunnel->transmit);
+		tunnel->blocked = !gw_transmit_flush(tunnel->transmit);
 		gw_set(&tunnel->counters, GW_last_in_ns, gw_now_ns());
 		gw_count(&tunnel->counters, GW_batches, 1);
 		atomic_store_explicit(&tunnel->sockets_open, gw_transmit_age(tunnel->transmit), memory_order_relaxed);
@@ -258,19 +258,23 @@ bool gw_tunnel_serve(struct gw_tunnel *in, struct gw_tunnel *out)
 {
 	unsigned frames, rounds = 0;
 
+	if (out)
+		out->blocked = false;
 	while (rounds++ < SERVE_ROUNDS && (frames = drain_rings(in)) > 0)
 		if (out && out->answers)
 			read_answers(out, frames);
-	return !in->error && (!out || !out->error);
+	return !in->error && gw_tunnel_rings_empty(in) && (!out || (!out->error && !out->blocked));
 }
 
 bool gw_tunnel_read(struct gw_tunnel *tunnel)
 {
-	bool more;
+	bool more = true;
 
-	if (read_batch(tunnel, BATCH, &more) > 0)
-		tunnel->answers = true;
-	return !tunnel->error;
+	tunnel->blocked = false;
+	for (unsigned i = 0; i < READ_BATCHES && more; i++)
+		if (read_batch(tunnel, BATCH, &more) > 0)
+			tunnel->answers = true;
+	return !tunnel->error && !tunnel->blocked;
 }
 
 /* ---- The T thread -------------------------------------------------------------------------------------------------*/
