@@ -70,14 +70,20 @@ class Pace(NamedTuple):
 
     trial_ms: int
     steps: int  # of the search
+    floods: int  # trials that tell how much the generator can send, at most
+    rounds: int  # of all handlers in turn, for bulk traffic: what each process has of the caches is a matter of luck
     repeats: int  # of the rate found
     probes: int  # per second, in the latency trial
     pings: int  # one at a time, back to back
     trickle: int  # one at a time, 32 a second: 4 kB/s of 128-byte packets
 
 
-FULL = Pace(trial_ms=1000, steps=8, repeats=3, probes=1000, pings=10000, trickle=160)
-BRIEF = Pace(trial_ms=400, steps=5, repeats=1, probes=500, pings=2000, trickle=32)
+FULL = Pace(trial_ms=1000, steps=8, floods=3, rounds=3, repeats=3, probes=1000, pings=10000, trickle=160)
+BRIEF = Pace(trial_ms=400, steps=5, floods=1, rounds=1, repeats=1, probes=500, pings=2000, trickle=32)
+
+
+def rounds_of(workload: Workload, pace: Pace) -> int:
+    return pace.rounds if workload.tcp else 1
 
 
 class Trial(NamedTuple):
@@ -202,13 +208,16 @@ class Measurement:
         """Peak and no-loss rate, and CPU per packet there."""
         pace = self._pace
         peak = self.trial(0)
-        fastest = peak.rate
+        fastest, floods = peak.rate, 1
         low, high, best = 0.0, fastest, None
         rate = min(fastest, peak.peak * 1.05)
         for _ in range(pace.steps):
             result = self.passes(rate)
             if result:
                 low, best = rate, result
+                while low >= fastest * 0.99 and floods < pace.floods:  # was that really all that the generator can send?
+                    fastest, floods = max(fastest, self.trial(0).rate), floods + 1
+                    high = fastest
                 if low >= fastest * 0.99:
                     break
             else:
@@ -332,6 +341,17 @@ class Bench:
             generator.stop()
             self._bed.segment_before_arrival(False)
 
+    def round(self, workload: Workload, baseline: str) -> Dict:
+        """All handlers under one workload."""
+        base = self.measure(workload, baseline)
+        self._progress.next()
+        ours = self.measure(workload, "gwlbtun", base["no_loss_pps"] / 2)
+        self._progress.next()
+        floor = self.measure(workload, "floor") if workload.tcp else None
+        self._progress.next()
+        return {"baseline": base, "gwlbtun": ours, "floor": floor, "ratio": ours["no_loss_pps"] / base["no_loss_pps"],
+                "cpu_ratio": base["cpu_us"] / ours["cpu_us"]}
+
     def ping(self, name: str) -> Dict:
         workload = WORKLOADS[0]
         generator = lab.Generator(self._bed, self._options.generator_core, workload.options())
@@ -384,6 +404,12 @@ def machine() -> Dict:
             "python": platform.python_version(), "date": datetime.date.today().isoformat()}
 
 
+def ratio_text(row: Dict, name: str) -> str:
+    """gwlbtun beside the baseline, and its spread where there is one."""
+    low, high = row["spread"][name]
+    return f"{row[name]:.1f}" + (f" ({low:.1f}-{high:.1f})" if row["rounds"] > 1 else "")
+
+
 def rate_text(result: Dict) -> str:
     return ("≥" if result["generator_limited"] else "") + f"{result['no_loss_pps'] / 1e3:.0f}"
 
@@ -397,12 +423,13 @@ def table(results: Dict) -> str:
     """The results as people read them."""
     lines = [
         "Rates in thousand packets/s; CPU in microseconds of the handler's core per packet, in brackets the spread.",
-        "times: gwlbtun beside the baseline. %: the floor's CPU per packet in hundredths of gwlbtun's.",
+        "times: gwlbtun beside the baseline; bulk traffic: the round in the middle by CPU, in brackets the spread of all.",
+        "%: the floor's CPU per packet in hundredths of gwlbtun's.",
         "≥: the generator could not send more.",
         "",
-        f"{'':31}  {'gwlbtun':^38}  {'baseline':^26}  {'times':^11}  {'floor':^17}",
+        f"{'':31}  {'gwlbtun':^38}  {'baseline':^26}  {'times':^34}  {'floor':^17}",
         f"{'workload':31}  {'no loss':>8} {'Gbit/s':>6} {'peak':>6} {'CPU':>15}"
-        f"  {'no loss':>8} {'peak':>6} {'CPU':>10}  {'rate':>5} {'CPU':>5}  {'no loss':>7} {'CPU':>5} {'%':>3}",
+        f"  {'no loss':>8} {'peak':>6} {'CPU':>10}  {'rate':>16} {'CPU':>17}  {'no loss':>7} {'CPU':>5} {'%':>3}",
     ]
     for row in results["workloads"]:
         ours, base, floor = row["gwlbtun"], row["baseline"], row["floor"]
@@ -412,7 +439,7 @@ def table(results: Dict) -> str:
         lines.append(
             f"{row['label']:31}  {rate_text(ours):>8} {ours['no_loss_gbps']:6.2f} {ours['peak_pps'] / 1e3:6.0f} {cpu:>15}"
             f"  {rate_text(base):>8} {base['peak_pps'] / 1e3:6.0f} {base['cpu_us']:10.2f}"
-            f"  {row['ratio']:5.1f} {row['cpu_ratio']:5.1f}{beneath}")
+            f"  {ratio_text(row, 'ratio'):>16} {ratio_text(row, 'cpu_ratio'):>17}{beneath}")
     if results["workloads"]:
         lines += [
             "",
@@ -503,7 +530,7 @@ def main() -> int:
     wanted = options.workload or (QUICK if options.quick else [workload.name for workload in WORKLOADS]) + ["latency"]
     workloads = [workload for workload in WORKLOADS if workload.name in wanted]
     modes = [options.baseline] + [mode for mode in ("threads", "loop") if mode != options.baseline]
-    progress = Progress(3 * len(workloads) + ("latency" in wanted) * 3 + 1)
+    progress = Progress(3 * sum(rounds_of(workload, pace) for workload in workloads) + ("latency" in wanted) * 3 + 1)
     results: Dict = {"machine": machine(), "baseline": options.baseline, "cut": options.cut,
                      "offload": options.offload or "all", "pace": pace._asdict(), "workloads": []}
     # A stop by signal unwinds like any other, so that namespaces and processes go.
@@ -525,15 +552,12 @@ def main() -> int:
                     progress.next()
             for workload in workloads:
                 progress.say(workload.label, True)
-                base = bench.measure(workload, options.baseline)
-                progress.next()
-                ours = bench.measure(workload, "gwlbtun", base["no_loss_pps"] / 2)
-                progress.next()
-                floor = bench.measure(workload, "floor") if workload.tcp else None
-                progress.next()
+                rounds = [bench.round(workload, options.baseline) for _ in range(rounds_of(workload, pace))]
+                rounds.sort(key=lambda one: one["cpu_ratio"])
                 results["workloads"].append({
-                    **workload._asdict(), "baseline": base, "gwlbtun": ours, "floor": floor,
-                    "ratio": ours["no_loss_pps"] / base["no_loss_pps"], "cpu_ratio": base["cpu_us"] / ours["cpu_us"]})
+                    **workload._asdict(), **rounds[len(rounds) // 2], "rounds": len(rounds),
+                    "spread": {name: (min(one[name] for one in rounds), max(one[name] for one in rounds))
+                               for name in ("ratio", "cpu_ratio")}})
     except lab.BenchError as error:
         progress.close()
         print(f"bench: {error}", file=sys.stderr)
