@@ -42,11 +42,18 @@ def run(*command: str) -> str:
 
 
 def build() -> None:
-    """Compiles the generator and the handlers beside gwlbtun into build/."""
+    """Compiles the generator, the handlers beside gwlbtun and the measurement of expiry into build/."""
     BUILD.mkdir(exist_ok=True)
-    for name, more in (("generator", []), ("baseline", []), ("floor", [str(ROOT / "native" / "offload.c")])):
+    for name, more in (("generator", []), ("baseline", []), ("floor", [str(ROOT / "native" / "offload.c")]),
+                       ("expiry", [str(ROOT / "native" / "flow.c")])):
         run(os.environ.get("CC", "cc"), "-O3", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-pthread",
             "-o", str(BUILD / f"bench-{name}"), str(ROOT / "bench" / f"{name}.c"), *more)
+
+
+def expiry(flows: int, rounds: int, core: int, other_core: int) -> Dict:
+    """What expiry.c prints."""
+    command = str(BUILD / "bench-expiry"), str(flows), str(rounds), str(core), str(other_core)
+    return json.loads(run("nice", "-n", str(NICE), *command))
 
 
 class Bed:

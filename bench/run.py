@@ -76,10 +76,14 @@ class Pace(NamedTuple):
     probes: int  # per second, in the latency trial
     pings: int  # one at a time, back to back
     trickle: int  # one at a time, 32 a second: 4 kB/s of 128-byte packets
+    expiring: int  # flows at once
+    expiry_rounds: int
 
 
-FULL = Pace(trial_ms=1000, steps=8, floods=3, rounds=3, repeats=3, probes=1000, pings=10000, trickle=160)
-BRIEF = Pace(trial_ms=400, steps=5, floods=1, rounds=1, repeats=1, probes=500, pings=2000, trickle=32)
+FULL = Pace(trial_ms=1000, steps=8, floods=3, rounds=3, repeats=3, probes=1000, pings=10000, trickle=160,
+            expiring=1_000_000, expiry_rounds=9)
+BRIEF = Pace(trial_ms=400, steps=5, floods=1, rounds=1, repeats=1, probes=500, pings=2000, trickle=32,
+             expiring=1_000_000, expiry_rounds=3)
 
 
 def rounds_of(workload: Workload, pace: Pace) -> int:
@@ -410,6 +414,18 @@ def ratio_text(row: Dict, name: str) -> str:
     return f"{row[name]:.1f}" + (f" ({low:.1f}-{high:.1f})" if row["rounds"] > 1 else "")
 
 
+def expiry_text(expiry: Dict) -> List[str]:
+    """The longest a packet waited, medians of the rounds and in brackets the spread."""
+    lines = ["", f"{expiry['flows']:,} idle flows expire, us".ljust(33)
+             + f"{'longest wait of a packet':>28} {'while nothing expires':>26} {'sweep, ms':>10}"]
+    for name, label in (("apart", "on another core"), ("together", "on the packets' core")):
+        times = {kind: f"{statistics.median(rounds):.0f} ({min(rounds):.0f}-{max(rounds):.0f})"
+                 for kind, rounds in expiry[name].items()}
+        lines.append(f"{label:33}{times['expiring_us']:>28} {times['calm_us']:>26} "
+                     f"{statistics.median(expiry[name]['sweep_ms']):10.0f}")
+    return lines
+
+
 def rate_text(result: Dict) -> str:
     return ("≥" if result["generator_limited"] else "") + f"{result['no_loss_pps'] / 1e3:.0f}"
 
@@ -421,7 +437,7 @@ def latency_text(latency: Dict) -> str:
 
 def table(results: Dict) -> str:
     """The results as people read them."""
-    lines = [
+    lines = [] if not results["workloads"] else [
         "Rates in thousand packets/s; CPU in microseconds of the handler's core per packet, in brackets the spread.",
         "times: gwlbtun beside the baseline; bulk traffic: the round in the middle by CPU, in brackets the spread of all.",
         "%: the floor's CPU per packet in hundredths of gwlbtun's.",
@@ -461,6 +477,8 @@ def table(results: Dict) -> str:
             burst, trickle = ping["back_to_back"], ping["trickle"]
             lines.append(f"{name:31}  {burst['p50_us']:20.1f} {burst['p99_us']:7.1f}  {trickle['p50_us']:15.1f} "
                          f"{trickle['p99_us']:7.1f}")
+    if results.get("expiry"):
+        lines += expiry_text(results["expiry"])
     lines.append("")
     for row in results["workloads"]:
         entries = row["gwlbtun"].get("entries")
@@ -499,7 +517,7 @@ def parse_options() -> argparse.Namespace:
     cores = sorted(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workload", nargs="*", help="workloads to run, of: " + ", ".join(
-        [workload.name for workload in WORKLOADS] + ["latency"]) + " (default: all)")
+        [workload.name for workload in WORKLOADS] + ["latency", "expiry"]) + " (default: all)")
     parser.add_argument("--quick", action="store_true", help="about a minute: few workloads, short trials")
     parser.add_argument("--baseline", choices=("threads", "loop"), default="threads", help="how the baseline works: a thread "
                         "for each interface, or one loop for all (default: threads)")
@@ -513,7 +531,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--json", type=pathlib.Path, default=lab.BUILD / "bench.json", help="where the results go")
     parser.add_argument("--svg", type=pathlib.Path, default=lab.BUILD / "bench.svg", help="where the chart goes")
     options = parser.parse_args()
-    known = {workload.name for workload in WORKLOADS} | {"latency"}
+    known = {workload.name for workload in WORKLOADS} | {"latency", "expiry"}
     for name in options.workload:
         if name not in known:
             parser.error(f"no workload {name}")
@@ -527,10 +545,11 @@ def parse_options() -> argparse.Namespace:
 def main() -> int:
     options = parse_options()
     pace = BRIEF if options.quick else FULL
-    wanted = options.workload or (QUICK if options.quick else [workload.name for workload in WORKLOADS]) + ["latency"]
+    wanted = options.workload or (QUICK if options.quick else [workload.name for workload in WORKLOADS]) + ["latency", "expiry"]
     workloads = [workload for workload in WORKLOADS if workload.name in wanted]
     modes = [options.baseline] + [mode for mode in ("threads", "loop") if mode != options.baseline]
-    progress = Progress(3 * sum(rounds_of(workload, pace) for workload in workloads) + ("latency" in wanted) * 3 + 1)
+    progress = Progress(3 * sum(rounds_of(workload, pace) for workload in workloads) + ("latency" in wanted) * 3
+                        + ("expiry" in wanted) + 1)
     results: Dict = {"machine": machine(), "baseline": options.baseline, "cut": options.cut,
                      "offload": options.offload or "all", "pace": pace._asdict(), "workloads": []}
     # A stop by signal unwinds like any other, so that namespaces and processes go.
@@ -550,6 +569,10 @@ def main() -> int:
                 for name in (*modes, "gwlbtun"):
                     results["ping"][name if name == "gwlbtun" else f"baseline ({name})"] = bench.ping(name)
                     progress.next()
+            if "expiry" in wanted:
+                progress.say("idle flows expire", True)
+                results["expiry"] = lab.expiry(pace.expiring, pace.expiry_rounds, options.core, options.generator_core)
+                progress.next()
             for workload in workloads:
                 progress.say(workload.label, True)
                 rounds = [bench.round(workload, options.baseline) for _ in range(rounds_of(workload, pace))]
