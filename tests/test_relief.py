@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """U threads that do the work of sleeping T threads, and stop doing it when they are to."""
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from lab import CLIENT, ENI, SERVER
 
 ONE_EACH = "--udpthreads", "1", "--tunthreads", "1"
+CORE = min(os.sched_getaffinity(0))
+SAME_CORE = "--udpaffinity", CORE, "--tunaffinity", CORE
 
 
 def packet(number):
@@ -39,8 +42,9 @@ def asleep(daemon, kind):
     return set(status(daemon, kind, "State")) <= {"S"}
 
 
-def test_packets_that_come_alone_wake_no_tunnel_thread(lab):
-    daemon = lab.start(*ONE_EACH)
+@pytest.mark.parametrize("threads", [ONE_EACH, SAME_CORE])
+def test_packets_that_come_alone_wake_no_tunnel_thread(lab, threads):
+    daemon = lab.start(*threads)
     endpoint = lab.endpoint()
     sent, woken = 0, 1
     while woken and sent < 5000:  # a tunnel thread is relieved when it is found asleep, and stays so
@@ -95,3 +99,24 @@ def test_any_numbers_of_threads_return_everything(lab, threads):
             assert lab.wait(lambda: lab.balancer.awaited == 0)
     assert daemon.drops().keys() <= {"no_flow"}  # Linux looks for IPv6 routers
     assert daemon.stop() == 0
+
+
+def test_a_way_out_without_room_is_left_to_the_tunnel_thread(lab):
+    daemon = lab.start(*SAME_CORE)  # where nothing else ends relief
+    endpoint = lab.endpoint()
+    one_at_a_time(lab, endpoint, 100)
+    assert lab.wait(lambda: asleep(daemon, "T"))
+    before = sleeps(daemon, "T")
+    lab.appliance.run("tc", *"qdisc add dev eth0 root tbf rate 8kbit burst 2000 limit 100000000".split())
+    large, sent = packets.udp(CLIENT[0], SERVER[0], 1000, 2, bytes(1400)), 0
+    while sent < 20000 and not daemon.drops().get("send"):
+        for _ in range(500):  # far less than a receive buffer holds
+            endpoint.send(large)
+        sent += 500
+        assert lab.wait(lambda: daemon.eni(endpoint)["tunnelIn"]["pktsOut"] == 100 + sent)
+    assert daemon.drops().keys() == {"send"}
+    assert sleeps(daemon, "T") > before
+    lab.appliance.run("tc", "qdisc", "del", "dev", "eth0", "root")
+    returned = len(endpoint.received)
+    endpoint.send(packet(0))
+    assert lab.wait(lambda: len(endpoint.received) > returned and endpoint.received[-1] == packet(0))
