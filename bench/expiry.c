@@ -15,15 +15,11 @@
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <time.h>
 
-#include "../native/flow.h"
+#include "../native/handler.h"
 
 enum { USED = 64, IDLE_S = 350, PACKET_NS = 100000, MAX_ROUNDS = 100 };
 
@@ -37,14 +33,6 @@ static struct {
 	_Atomic bool stop;
 	uint64_t longest_ns;
 } packets;
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static void sleep_until(uint64_t ns)
 {
@@ -91,7 +79,7 @@ static void *carry_packets(void *unused)
 	(void)unused;
 	pin(packets.core);
 	prctl(PR_SET_TIMERSLACK, 1);
-	due = now_ns();
+	due = gw_now_ns();
 	for (uint32_t number = 0; !atomic_load_explicit(&packets.stop, memory_order_relaxed); number = (number + 1) % USED) {
 		struct gw_flow_path path;
 		struct gw_flow_key key;
@@ -105,7 +93,7 @@ static void *carry_packets(void *unused)
 			fprintf(stderr, "expiry: a flow in use is gone\n");
 			exit(1);
 		}
-		done = now_ns();
+		done = gw_now_ns();
 		waited = done - due;
 		if (waited > packets.longest_ns)
 			packets.longest_ns = waited;
@@ -123,7 +111,7 @@ static void begin_packets(pthread_t *thread)
 		fprintf(stderr, "expiry: no thread\n");
 		exit(1);
 	}
-	sleep_until(now_ns() + 10000000);
+	sleep_until(gw_now_ns() + 10000000);
 }
 
 static double end_packets(pthread_t thread)
@@ -155,16 +143,16 @@ static void measure(const char *name, uint32_t idle, unsigned rounds, bool paced
 			learn(USED + i);
 		clock_s += IDLE_S + 1;
 		begin_packets(&thread);
-		begin = now_ns();
+		begin = gw_now_ns();
 		if (gw_flows_expire(flows, clock_s, IDLE_S) != idle) {
 			fprintf(stderr, "expiry: not all have expired\n");
 			exit(1);
 		}
-		length = now_ns() - begin;
+		length = gw_now_ns() - begin;
 		expiring_us[round] = end_packets(thread);
 		sweep_ms[round] = (double)length / 1000000;
 		begin_packets(&thread);
-		sleep_until(now_ns() + length);
+		sleep_until(gw_now_ns() + length);
 		calm_us[round] = end_packets(thread);
 	}
 	printf("\"%s\": {", name);

@@ -23,6 +23,7 @@ import chart
 import lab
 
 MAX_LOSS = 0.001
+EXPIRING_FLOWS = 1_000_000
 MANY_FLOWS = 10000  # from here on, every flow is sent once before anything is measured
 
 
@@ -62,6 +63,7 @@ WORKLOADS = [
     Workload("tcp1500-elephant", "TCP 1500 B, one elephant flow", size=1500, tcp=True, burst=32, segment=True, flows=1),
     Workload("tcp8500", "TCP 8500 B, bursts of 7", size=8500, tcp=True, burst=7, segment=True),
 ]
+OTHERS = ["latency", "expiry"]  # that are no workloads of the handlers under load
 QUICK = ["udp128", "tcp1500", "tcp1500-single"]
 
 
@@ -76,14 +78,13 @@ class Pace(NamedTuple):
     probes: int  # per second, in the latency trial
     pings: int  # one at a time, back to back
     trickle: int  # one at a time, 32 a second: 4 kB/s of 128-byte packets
-    expiring: int  # flows at once
     expiry_rounds: int
 
 
 FULL = Pace(trial_ms=1000, steps=8, floods=3, rounds=3, repeats=3, probes=1000, pings=10000, trickle=160,
-            expiring=1_000_000, expiry_rounds=9)
+            expiry_rounds=9)
 BRIEF = Pace(trial_ms=400, steps=5, floods=1, rounds=1, repeats=1, probes=500, pings=2000, trickle=32,
-             expiring=1_000_000, expiry_rounds=3)
+             expiry_rounds=3)
 
 
 def rounds_of(workload: Workload, pace: Pace) -> int:
@@ -517,7 +518,7 @@ def parse_options() -> argparse.Namespace:
     cores = sorted(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workload", nargs="*", help="workloads to run, of: " + ", ".join(
-        [workload.name for workload in WORKLOADS] + ["latency", "expiry"]) + " (default: all)")
+        [workload.name for workload in WORKLOADS] + OTHERS) + " (default: all)")
     parser.add_argument("--quick", action="store_true", help="about a minute: few workloads, short trials")
     parser.add_argument("--baseline", choices=("threads", "loop"), default="threads", help="how the baseline works: a thread "
                         "for each interface, or one loop for all (default: threads)")
@@ -531,7 +532,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--json", type=pathlib.Path, default=lab.BUILD / "bench.json", help="where the results go")
     parser.add_argument("--svg", type=pathlib.Path, default=lab.BUILD / "bench.svg", help="where the chart goes")
     options = parser.parse_args()
-    known = {workload.name for workload in WORKLOADS} | {"latency", "expiry"}
+    known = {workload.name for workload in WORKLOADS} | set(OTHERS)
     for name in options.workload:
         if name not in known:
             parser.error(f"no workload {name}")
@@ -545,7 +546,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> int:
     options = parse_options()
     pace = BRIEF if options.quick else FULL
-    wanted = options.workload or (QUICK if options.quick else [workload.name for workload in WORKLOADS]) + ["latency", "expiry"]
+    wanted = options.workload or (QUICK if options.quick else [workload.name for workload in WORKLOADS]) + OTHERS
     workloads = [workload for workload in WORKLOADS if workload.name in wanted]
     modes = [options.baseline] + [mode for mode in ("threads", "loop") if mode != options.baseline]
     progress = Progress(3 * sum(rounds_of(workload, pace) for workload in workloads) + ("latency" in wanted) * 3
@@ -571,7 +572,7 @@ def main() -> int:
                     progress.next()
             if "expiry" in wanted:
                 progress.say("idle flows expire", True)
-                results["expiry"] = lab.expiry(pace.expiring, pace.expiry_rounds, options.core, options.generator_core)
+                results["expiry"] = lab.expiry(EXPIRING_FLOWS, pace.expiry_rounds, options.core, options.generator_core)
                 progress.next()
             for workload in workloads:
                 progress.say(workload.label, True)

@@ -683,14 +683,12 @@ static void set_up(struct gw_receiver *receiver, int fd)
 static int next_batch(struct gw_receiver *receiver)
 {
 	bool stop = atomic_load_explicit(&receiver->handler->stop, memory_order_relaxed);
-	bool on_duty = gw_relief_on_duty(&receiver->relief), ready = true;
+	bool on_duty = gw_relief_on_duty(&receiver->relief);
 	int received;
 
 	if (stop && drained_long_enough(receiver))
 		return GW_STOPPED;
-	if (on_duty)
-		ready = gw_relief_wait(&receiver->relief, receiver->fd, stop ? 0 : -1);
-	if (!ready && !stop)
+	if (on_duty && !gw_relief_wait(&receiver->relief, receiver->fd, stop ? 0 : -1) && !stop)
 		return 0;
 	received = receive(receiver, stop || on_duty ? MSG_DONTWAIT : MSG_WAITFORONE);
 	if (received < 0)
