@@ -17,6 +17,7 @@ from .logs import CORE, Log
 from .rpfilter import ReversePathFilter
 from .settings import Settings
 from .tunnel import Tunnel
+from .turns import Turn, Turns
 from .worker import Worker
 
 RETRY_S = 10.0
@@ -51,6 +52,7 @@ class Endpoint:
         self._log = table.log
         self._predecessor = predecessor
         self._leaving = threading.Event()
+        self._made = self._terminated = False
         self._hooked = False  # its interfaces have stood, and the create hook may have run
         self._up_ns = 0
         self._final_counters: Optional[Counter[str]] = None
@@ -104,11 +106,9 @@ class Endpoint:
     def _come_up(self) -> None:
         """Returns early when the endpoint is to go."""
         self.state = State.CREATING
-        if not self._insist(self._create):
+        if not self._insist(self._create_under_turn) or not self._hooked:
             return
-        self._hooked = True
-        hook = self._run_hook(self._table.settings.create_hook, "CREATE")
-        if hook and hook.terminated:  # nothing may pass: the rules it was to set may be missing
+        if self._terminated:  # nothing may pass: the rules it was to set may be missing
             return
         self._filter.tell_if_overruled()
         if self._insist(self._start):
@@ -128,6 +128,19 @@ class Endpoint:
             else:
                 self.failure, self.state = None, State.CREATING
                 return True
+
+    def _create_under_turn(self) -> None:
+        """Makes the interfaces and runs the hook, unless the endpoint is to go before its turn comes."""
+        turn = self._table.turns.take(self._leaving)
+        if not turn:
+            return
+        with turn:
+            if not self._made:
+                self._create()
+                self._made = True
+            hook = self._run_hook(self._table.settings.create_hook, "CREATE", turn)
+            self._hooked = True
+            self._terminated = hook is not None and hook.terminated
 
     def _create(self) -> None:
         try:
@@ -149,12 +162,12 @@ class Endpoint:
             self._log.critical(CORE, f"Cannot create {self.names}: {why}. {remedy}.")
         self.failure, self.state = why, State.FAILED
 
-    def _run_hook(self, command: Optional[str], action: str) -> Optional[Hook]:
+    def _run_hook(self, command: Optional[str], action: str, turn: Turn) -> Optional[Hook]:
         if not command:
             return None
         hook = Hook(self._log, command, action, self.inward.name, self.outward.name, self.eni)
         # A destroy hook has all the time it takes: what it leaves behind would stay.
-        if not hook.run(self._leaving if action == "CREATE" else None):
+        if not hook.run(turn, self._leaving if action == "CREATE" else None):
             self.hook_failures += 1
         return hook
 
@@ -162,7 +175,7 @@ class Endpoint:
         self.state = State.DESTROYING
         try:
             if self._hooked:  # however far it came after that: what the create hook set up must not stay
-                self._run_hook(self._table.settings.destroy_hook, "DESTROY")
+                self._destroy_hook()
                 self._log.important(CORE, f"Destroying interface {self.names}.")
         finally:
             self.native.stop()
@@ -171,6 +184,17 @@ class Endpoint:
             self._close()
             self.native.forget()  # before the table's lock is taken, which receivers wait for
             self._table.bury(self)
+
+    def _destroy_hook(self) -> None:
+        command = self._table.settings.destroy_hook
+        while command:
+            try:
+                self._run_hook(command, "DESTROY", self._table.turns.take())
+                return
+            except (OSError, RuntimeError) as error:
+                self._log.important(CORE, f"Cannot start the destroy hook of {self.inward.name}: {error}. Trying again "
+                                          f"every {RETRY_S:.0f} s.")
+                time.sleep(RETRY_S)
 
     def _close(self) -> None:
         for tunnel in self.tunnels:
@@ -211,6 +235,7 @@ class Endpoints:
         self.offloads = offloads
         self.log = log
         self._handler = handler
+        self.turns = Turns(settings.hook_jobs)
         self._lock = threading.Lock()
         self._newest: Dict[int, Endpoint] = {}  # of each ENI ID; published unless it is leaving
         self._unburied: Set[Endpoint] = set()

@@ -129,6 +129,11 @@ class Settings:
     destroy_hook: Optional[str] = _option(
         None, "-r", "--cmddel", metavar="FILE", check=command,
         help="command called before an endpoint's interfaces are destroyed, with the same arguments but DESTROY")
+    hook_jobs: int = _option(
+        1, "--hook-jobs", metavar="NUM", check=whole_number(1, 64, "hooks"),
+        help="hooks that may run side by side (default: 1, for those that number what they make by what is there)")
+    require_hook: bool = _option(
+        False, "--require-hook", help="let no packet into an endpoint whose create hook has failed")
     endpoint_idle_s: int = _option(
         0, "-t", "--timeout", metavar="TIME", check=whole_number(0, 31_536_000, "seconds"),
         help="destroy an endpoint that has had no packet for TIME seconds; 0, the default: never")
