@@ -109,6 +109,9 @@ class Shim:
                 function = getattr(self.library, name)
                 function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError) as error:
+            if os.statvfs(path).f_flag & os.ST_NOEXEC:
+                raise StartError(f"{path} cannot be loaded, as its file system is mounted noexec: move the project to "
+                                 "another one, such as /opt") from None
             raise StartError(f"{path} cannot be used ({error}): {build}") from None
         if (self.library.gw_build_id().decode() != (_source_digest() or self.library.gw_build_id().decode())
                 or self.library.gw_trace_record_size() != ctypes.sizeof(TraceRecord)):

@@ -103,7 +103,7 @@ class Hook:
         """Its process, and the thread that hears it."""
         output, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            reader = Worker(self._log, "gwlbtun Hook", lambda: self._listener.read(output))
+            reader = Worker(self._log, "gwlbtun Hook", lambda: self._listener.read(output), vital=True)
             try:
                 reader.start()
             except RuntimeError:

@@ -32,8 +32,9 @@ def open_sockets(settings: Settings, log: Log) -> List[socket.socket]:
             sockets[-1].setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise StartError(f"UDP port {PORT} is taken: stop the other program that uses it "
-                             f"(`ss -lunp sport = :{PORT}` names it)") from None
+            raise StartError(f"UDP port {PORT} is taken: stop the other program that uses it (`ss -lunp sport = :{PORT}` "
+                             "names it) or, when that names none, delete the kernel's geneve or vxlan interface "
+                             f"(`ip -d link | grep -B2 {PORT}` shows it)") from None
         raise StartError(f"cannot receive on UDP port {PORT}: {error.strerror}") from None
     if "udp-gro" in settings.offload:
         try:
@@ -81,7 +82,7 @@ class Receiver:
         self._admit = admit
         self._drops = 0
         self._drops_lock = threading.Lock()
-        self.worker = Worker(log, place.name, self._receive, place.number, place.core)
+        self.worker = Worker(log, place.name, self._receive, place.number, place.core, vital=True)
 
     def counters(self) -> Dict[str, int]:
         """Those of the thread, and socket_drops: what the kernel dropped, for want of buffer before all."""
@@ -113,7 +114,7 @@ class Receiver:
                 if not self._admit(eni):
                     self._handler.refuse(self._index)
         except Exception:
-            self._socket.close()  # so that the kernel gives its share of the flows to the others
+            self._socket.close()  # so that the kernel gives its share of the flows to the others, until the daemon stops
             raise
 
 
