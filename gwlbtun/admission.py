@@ -67,7 +67,7 @@ class Admission:
         self._rate = Bucket(RATE, BURST)
         self._evictions = Bucket(EVICTIONS, EVICTIONS)
         self._told = -TELL_S
-        self.worker = Worker(log, "gwlbtun Admission", self._run)
+        self.worker = Worker(log, "gwlbtun Admission", self._run, vital=True)
 
     def _run(self) -> None:
         while True:

@@ -12,12 +12,13 @@ from typing import Callable, Counter, Optional
 
 from . import fastpath
 from .hooks import Hook
-from .jobs import Jobs, Turn
+from .jobs import Jobs
 from .logs import CORE, Log
 from .rpfilter import ReversePathFilter
 from .settings import Settings
 from .starter import Starter
 from .tunnel import Tunnel
+from .turns import Turn
 
 RETRY_S = 10.0
 SILENCE_S = 10.0        # without one packet back, after which a hint is due
@@ -61,7 +62,8 @@ class Endpoint:
         self._gone = gone
         self._lock = threading.Lock()
         self._busy = False     # a job is queued or under way
-        self._deleted: Optional[str] = None  # which interface was
+        self._deleted = False  # an interface has been, by somebody else
+        self._undo = False     # what there is of it is to be taken down, and made again
         self._retry_ns = 0     # when to try again what has failed
         self._created = False  # its interfaces stand
         self._hooked = False   # the create hook may have run
@@ -145,8 +147,10 @@ class Endpoint:
             return self._go
         if self._stopping.is_set():
             return None
+        if self._undo:
+            return self._take_down
         if self.state is State.UP:
-            return self._make_again if self._deleted else None
+            return None
         return self._come_up if time.monotonic_ns() >= self._retry_ns else None
 
     def _do(self, turn: Turn) -> None:
@@ -207,8 +211,8 @@ class Endpoint:
         if not succeeded:
             self.hook_failures += 1
             if self._settings.require_hook and not hook.terminated:
-                self._fail("its create hook failed, and --require-hook is set")
-                self._take_down(turn)
+                self._fail(f"its create hook {hook.failure}, and --require-hook is set")
+                self._undo = True
                 return False
         return not hook.terminated
 
@@ -217,17 +221,12 @@ class Endpoint:
 
     def _interface_deleted(self, what: str) -> None:
         with self._lock:
-            if self._deleted or self.leaving.is_set():
+            if self._undo or self.leaving.is_set():
                 return
-            self._deleted = what
+            self._undo = self._deleted = True
+            self.failure, self.state = what, State.CREATING
         self._log.important(CORE, f"{what[0].upper()}{what[1:]}: gwlbtun makes it again.")
         self.advance()
-
-    def _make_again(self, turn: Turn) -> None:
-        self.failure, self.state = self._deleted, State.CREATING
-        self._take_down(turn)
-        self._deleted = None
-        self._come_up(turn)
 
     def _go(self, turn: Turn) -> None:
         self.state = State.DESTROYING
@@ -251,7 +250,7 @@ class Endpoint:
             tunnel.join()
         self._close()
         self.native.close()
-        self._created = self._hooked = self._open = False
+        self._created = self._hooked = self._open = self._deleted = self._undo = False
 
     def _run_destroy_hook(self, turn: Turn) -> None:
         """However far the create hook came: what it has set up must not stay."""
@@ -261,8 +260,11 @@ class Endpoint:
             # It has all the time it takes: what it leaves behind would stay.
             succeeded = self._hook(self._settings.destroy_hook, "DESTROY").run(turn)
         except (OSError, RuntimeError) as error:
-            self._log.important(CORE, f"The destroy hook of {self.inward.name} cannot be run: {error}.")
-            succeeded = False
+            self._log.important(CORE, f"The destroy hook of {self.inward.name} cannot be started: {error}. "
+                                      f"gwlbtun tries again every {RETRY_S:.0f} s.")
+            time.sleep(RETRY_S)
+            self._run_destroy_hook(turn)
+            return
         self.hook_failures += not succeeded
 
     def _close(self) -> None:

@@ -25,6 +25,7 @@ TRACE_OFF, TRACE_HEADERS, TRACE_DUMP = 0, 1, 2           # enum gw_trace_level
 TRACE_IN, TRACE_OUT = 1, 2                               # enum gw_trace_event
 TRACE_DATA = 2048
 
+SLOTS_MAX = 65_536  # endpoints of a handler (GW_SLOTS_MAX)
 LISTEN_MOST = 256  # announced ENI IDs that Handler.listen() returns at most
 
 _PR_SET_NAME = 15
@@ -117,6 +118,9 @@ class Shim:
                 function = getattr(self.library, name)
                 function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError) as error:
+            if os.statvfs(path).f_flag & os.ST_NOEXEC:
+                raise StartError(f"{path} cannot be loaded, as its file system is mounted noexec: move the project to "
+                                 "another one, such as /opt") from None
             raise StartError(f"{path} cannot be used ({error}): {build}") from None
         if (self.library.gw_build_id().decode() != (_source_digest() or self.library.gw_build_id().decode())
                 or self.library.gw_trace_record_size() != ctypes.sizeof(TraceRecord)):

@@ -27,7 +27,7 @@ class Starter:
         self._watched: Dict[int, Tuple[Start, int, List[int]]] = {}  # by each descriptor
         self._lock = threading.Lock()
         self._told = -TELL_S
-        self._worker = Worker(log, "gwlbtun Starter", self._run)
+        self._worker = Worker(log, "gwlbtun Starter", self._run, vital=True)
 
     def start(self) -> None:
         self._worker.start()
