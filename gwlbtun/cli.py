@@ -47,7 +47,7 @@ def parse(arguments: List[str]) -> Settings:
             kind = {"metavar": option["metavar"], "type": _converter(field)}
         else:
             kind = {"action": "store_true"}
-        parser.add_argument(*option["flags"], dest=field.name, default=field.default, help=option["help"], **kind)
+        parser.add_argument(*option["flags"], dest=field.name, default=argparse.SUPPRESS, help=option["help"], **kind)
     settings = Settings(**vars(parser.parse_args(arguments)))
     for complaint in parse_levels(settings.logging)[1]:
         print(f"gwlbtun: --logging: {complaint}; ignored", file=sys.stderr)

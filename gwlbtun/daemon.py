@@ -36,6 +36,7 @@ class Daemon:
         self._stopped = threading.Event()
         self._wake_read, self._wake_write = socket.socketpair()
         self._watch_due = 0.0
+        self._stopper = Worker(self._log, "gwlbtun Stop", self._stop, vital=True)
         self._failed = False  # and so must not end with status 0
         self._report_failure = threading.excepthook
 
@@ -50,6 +51,7 @@ class Daemon:
         except RuntimeError as error:  # no room for a thread
             raise StartError(str(error)) from None
         self._loop()
+        self._stopper.join()
         self._log.stop()
         return int(self._failed)
 
@@ -95,7 +97,7 @@ class Daemon:
         self._handler.trace(traced)
         self._log.start(Trace(self._handler, self._log) if traced else None)
         self._log.info(CORE, f"gwlbtun {__version__} starts, process {os.getpid()}.")
-        Worker(self._log, "gwlbtun Stop", self._stop, vital=True).start()  # at once: later there may be no room for it
+        self._stopper.start()  # at once: later there may be no room for it
         self._endpoints.start()
         self._admission.worker.start()
         for receiver in self._receivers:
