@@ -30,6 +30,7 @@ FEW_PACKETS = 16        # of an endpoint that may be forged
 
 class State(enum.Enum):
     WAITING = "waiting for its turn"
+    SUCCEEDING = "waiting for its predecessor to go"
     CREATING = "being created"
     UP = "up"
     FAILED = "failed to come up"
@@ -39,12 +40,14 @@ class State(enum.Enum):
 class Endpoint:
     """Made by the table of endpoints, which is told when it is gone."""
 
-    def __init__(self, eni: int, native: fastpath.NativeEndpoint, settings: Settings, offloads: int, jobs: Jobs,
-                 starter: Starter, stopping: threading.Event, log: Log, gone: Callable[["Endpoint"], None]):
-        """stopping: no create hook begins any more. gone(self) is its last act."""
+    def __init__(self, eni: int, native: fastpath.NativeEndpoint, predecessor: Optional["Endpoint"], settings: Settings,
+                 offloads: int, jobs: Jobs, starter: Starter, stopping: threading.Event, log: Log,
+                 gone: Callable[["Endpoint"], None]):
+        """predecessor: of the same ENI ID, while that is there. stopping: no create hook begins any more. gone(self) is its
+        last act."""
         self.eni = eni
         self.native = native
-        self.state = State.WAITING
+        self.state = State.SUCCEEDING if predecessor else State.WAITING
         self.failure: Optional[str] = None  # why it is not up, or was not at the last try
         self.hook_failures = 0
         self.carried = False  # it has returned packets to the load balancer
@@ -53,7 +56,7 @@ class Endpoint:
         self.outward = Tunnel(fastpath.GWO, eni, native, settings.tunnel_places, starter, self._interface_deleted, log)
         self.tunnels = (self.inward, self.outward)
         self.leaving = threading.Event()  # it is to be destroyed, and has been unpublished
-        self.predecessor: Optional["Endpoint"] = None  # of the same ENI ID, while that is there
+        self.predecessor = predecessor
         self._settings = settings
         self._offloads = offloads
         self._jobs = jobs
@@ -88,6 +91,12 @@ class Endpoint:
                 return
             self._busy = True
         self._jobs.submit(self._do)
+
+    def succeed(self) -> None:
+        """Its predecessor is gone."""
+        with self._lock:
+            self.predecessor, self.state = None, State.WAITING
+        self.advance()
 
     def idle_since(self, then_ns: int) -> bool:
         return self.state in (State.UP, State.FAILED) and self.native.last_ns() <= then_ns

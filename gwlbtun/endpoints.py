@@ -50,9 +50,8 @@ class Endpoints:
             if self._stopping.is_set():
                 return False
             native = self._handler.endpoint(eni)
-            endpoint = Endpoint(eni, native, self.settings, self._offloads, self._jobs, self._starter, self._stopping,
-                                self._log, self._bury)
-            endpoint.predecessor = current
+            endpoint = Endpoint(eni, native, current, self.settings, self._offloads, self._jobs, self._starter,
+                                self._stopping, self._log, self._bury)
             self._newest[eni] = endpoint
             self._unburied.add(endpoint)
         endpoint.advance()
@@ -134,8 +133,7 @@ class Endpoints:
             successors = [other for other in self._unburied if other.predecessor is endpoint]
             self._changed.notify_all()
         for successor in successors:
-            successor.predecessor = None
-            successor.advance()
+            successor.succeed()
 
     def totals(self) -> Counter[str]:
         """The counters of all T threads there are and have been, added up; the times among them mean nothing."""

@@ -116,6 +116,7 @@ class Health:
                             "pktsSent": own["packets_sent"], "bytesSent": own["bytes_sent"]})
         return {
             "devname": tunnel.name,
+            "queues": len(counters),
             "pktsOut": sum(own["packets_out"] for own in counters),
             "bytesOut": sum(own["bytes_out"] for own in counters),
             "framesOut": sum(own["frames_out"] for own in counters),

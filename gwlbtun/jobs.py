@@ -13,6 +13,8 @@ from .logs import Log
 from .turns import Turn, Turns
 from .worker import Worker
 
+IDLE_KEPT = 2  # threads that are there when there is no room for more
+
 Job = Callable[[Turn], None]
 
 
@@ -28,8 +30,9 @@ class Jobs:
         self._serial = itertools.count()
 
     def start(self) -> None:
-        """The first thread, while there is room for it. Raises RuntimeError when there is not."""
-        self._begin_thread()
+        """The first threads, while there is room for them. Raises RuntimeError when there is not."""
+        for _ in range(IDLE_KEPT):
+            self._begin_thread()
 
     def submit(self, job: Job) -> None:
         with self._changed:
@@ -57,12 +60,14 @@ class Jobs:
     def _work(self) -> None:
         while True:
             with self._changed:
-                if self._idle > 1:
+                if self._idle > IDLE_KEPT:
                     self._idle -= 1
                     return
                 self._changed.wait_for(lambda: self._queue)
             with self._turns.take() as turn:
                 with self._changed:
+                    if not self._queue:  # another thread was faster
+                        continue
                     self._idle -= 1
                     job = self._queue.popleft()
                 self.tick()

@@ -166,8 +166,7 @@ def test_a_hook_that_cannot_be_started_is_tried_again_and_nothing_passes_before(
     endpoint = lab.endpoint()
     endpoint.send(udp())
     assert lab.wait(lambda: daemon.eni(endpoint) and daemon.eni(endpoint)["state"] == "failed to come up")
-    reason, = daemon.health()["reasons"]
-    assert "Resource temporarily unavailable" in reason
+    assert "Resource temporarily unavailable" in daemon.eni(endpoint)["failure"]
     assert daemon.eni(endpoint)["tunnelIn"]["pktsOut"] == 0
     (tmp_path / "go").touch()
     assert lab.wait(lambda: endpoint.received == [udp()], timeout=30)
