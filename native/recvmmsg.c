@@ -67,7 +67,7 @@
 #define RING_LEAST (64u << 10)
 
 /* How long a packet waits for an endpoint to be made, and how often the room is looked through for such packets. */
-#define WAIT_NS 2000000000u
+#define WAIT_NS 5000000000u
 #define WAIT_LOOK_MS 250
 
 /* How long a receiver that was told to stop goes on with what keeps coming in. */

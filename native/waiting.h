@@ -39,7 +39,7 @@ struct gw_origin {
 #define GW_WAITING_LEAST (512u << 10)
 #define GW_PARTIES_SHIFT 10
 #define GW_PARTIES (1u << GW_PARTIES_SHIFT)
-#define GW_ANNOUNCEMENTS 512u
+#define GW_ANNOUNCEMENTS 2048u
 
 struct gw_waiting_packet {
 	uint64_t next; /* position of the next one of its party */

@@ -269,6 +269,7 @@ class Balancer:
         receiver.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
         receiver.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         receiver.setsockopt(SOL_UDP, UDP_GRO, 1)
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # traffic.py takes some addresses for itself
         receiver.bind(("0.0.0.0", geneve.PORT))
         self._epoll = select.epoll()
         self._bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
