@@ -6,7 +6,7 @@ import struct
 from typing import List
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
-_NLM_F_REQUEST, _NLM_F_ACK = 0x1, 0x4
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_ECHO = 0x1, 0x4, 0x8
 _NLMSG_ERROR = 2
 
 # <linux/rtnetlink.h>, <linux/pkt_sched.h>
@@ -41,7 +41,8 @@ def delete_link(index: int) -> None:
 
 def has_own_qdisc(index: int) -> bool:
     """Whether somebody has given the interface a root qdisc: those that the kernel gives have no handle. Raises OSError."""
-    for answer in _ask(_RTM_GETQDISC, 0, _TCMSG.pack(socket.AF_UNSPEC, index, 0, _TC_H_ROOT, 0)):
+    # Without the echo, many kernels tell only those who listen to all changes.
+    for answer in _ask(_RTM_GETQDISC, _NLM_F_ECHO, _TCMSG.pack(socket.AF_UNSPEC, index, 0, _TC_H_ROOT, 0)):
         _, _, handle, *_ = _TCMSG.unpack_from(answer)
         return handle != 0
     return False  # of those that are built in, noqueue among them, the kernel tells nothing
