@@ -24,9 +24,11 @@
  *
  * The hash is SipHash-1-3 under a random key: who does not know the key cannot aim at one bucket.
  *
- * Free entries form a stack whose head carries a tag against ABA.  When it is empty and the pool is used up, the oldest of
- * EVICT_SAMPLE flows from all over the pool goes.  A flow that has traffic is never older than a second, so in a flood it
- * is the flood's own flows that go.
+ * Free entries form a stack whose head carries a tag against ABA.  When it is empty and the pool is used up, a flow has to
+ * go.  Each slot has a share: the table divided by the number of slots that hold anything.  A slot that has used up its
+ * share loses a flow of its own, or, if none is among the samples, one of a slot that holds as much.  A slot that has not
+ * takes from one above its share, and there is one then, for the table is full.  Among the flows that may go it is the
+ * oldest that goes.  A flow that has traffic is never older than a second.
  *
  * Headers longer than INLINE_WORDS go on in continuation entries from the same pool; they belong to their flow's entry
  * and are written and read under its bucket's sequence number.  The clock of an entry that is free or a continuation is
@@ -42,7 +44,10 @@
 #include <sys/random.h>
 #include <time.h>
 
+/* How many entries from all over the pool to choose among, and how many to draw at most until one may go.  The limit bounds
+ * what a packet costs.  A slot that holds a hundredth of the table finds its own among so many. */
 #define EVICT_SAMPLE 32u
+#define EVICT_LIMIT 1024u
 #define SPIN_LIMIT 100u
 #define SWEEP_SLICE 1024u /* entries that a sweep looks at before it lets others have the core */
 
@@ -70,10 +75,16 @@ struct bucket {
 	_Atomic uint32_t head;
 };
 
+/* Only who learns or forgets for a slot writes here. */
 struct slot_counts {
-	_Atomic uint64_t flows[2]; /* IPv4, IPv6 */
+	_Alignas(64) _Atomic uint64_t flows[2]; /* IPv4, IPv6 */
 	_Atomic uint64_t timed_out[2];
+	_Atomic uint64_t evicted[2];
+	_Atomic uint32_t held; /* entries: flows, fragments, continuations */
 };
+
+/* Why an entry leaves its chain. */
+enum leave { REPLACED, EVICTED, TIMED_OUT, FORGOTTEN };
 
 struct gw_flows {
 	size_t mapped;
@@ -86,7 +97,7 @@ struct gw_flows {
 	_Alignas(64) _Atomic uint64_t free; /* tag << 32 | index */
 	_Atomic uint32_t fresh;             /* entries from here up were never used */
 	_Atomic uint32_t hand;
-	_Atomic uint64_t used;
+	_Atomic uint32_t holders; /* slots that hold any entry */
 	_Alignas(64) struct slot_counts slot[];
 };
 
@@ -400,31 +411,54 @@ static _Atomic uint32_t *locate(const struct gw_flows *flows, struct bucket *buc
 	return NULL;
 }
 
-static void count(struct gw_flows *flows, uint64_t key_word, uint64_t change, bool timed_out)
+static void count(struct gw_flows *flows, uint64_t key_word, uint64_t change)
+{
+	if (GW_KEY_KIND(key_word) != GW_KEY_FRAGMENT)
+		atomic_fetch_add_explicit(&flows->slot[GW_KEY_SLOT(key_word)].flows[GW_KEY_FAMILY(key_word) == 6], change,
+		                          memory_order_relaxed);
+}
+
+static void count_leave(struct gw_flows *flows, uint64_t key_word, enum leave why)
 {
 	struct slot_counts *counts = &flows->slot[GW_KEY_SLOT(key_word)];
-	unsigned family = GW_KEY_FAMILY(key_word) == 6;
+	_Atomic uint64_t *total = why == EVICTED ? counts->evicted : counts->timed_out;
 
-	if (GW_KEY_KIND(key_word) == GW_KEY_FRAGMENT)
-		return;
-	atomic_fetch_add_explicit(&counts->flows[family], change, memory_order_relaxed);
-	if (timed_out)
-		atomic_fetch_add_explicit(&counts->timed_out[family], 1, memory_order_relaxed);
+	count(flows, key_word, (uint64_t)-1);
+	if (GW_KEY_KIND(key_word) != GW_KEY_FRAGMENT && (why == EVICTED || why == TIMED_OUT))
+		atomic_fetch_add_explicit(&total[GW_KEY_FAMILY(key_word) == 6], 1, memory_order_relaxed);
 }
 
 /* Takes the entry that *link leads to out of its locked chain.  It is the caller's now, with its continuations. */
-static void unlink_entry(struct gw_flows *flows, _Atomic uint32_t *link, bool timed_out)
+static void unlink_entry(struct gw_flows *flows, _Atomic uint32_t *link, enum leave why)
 {
 	struct entry *entry = entry_at(flows, atomic_load_explicit(link, memory_order_relaxed));
 
 	atomic_store_explicit(link, atomic_load_explicit(&entry->next, memory_order_relaxed), memory_order_release);
 	atomic_store_explicit(&entry->seen, 0, memory_order_relaxed);
-	count(flows, get(&entry->word[GW_KEY_WORDS - 1]), (uint64_t)-1, timed_out);
+	count_leave(flows, get(&entry->word[GW_KEY_WORDS - 1]), why);
 }
 
 /* ---- The pool -----------------------------------------------------------------------------------------------------*/
 
-static void release(struct gw_flows *flows, uint32_t index)
+static uint32_t held_by(const struct gw_flows *flows, unsigned slot)
+{
+	return atomic_load_explicit(&flows->slot[slot].held, memory_order_relaxed);
+}
+
+static void hold(struct gw_flows *flows, unsigned slot)
+{
+	if (atomic_fetch_add_explicit(&flows->slot[slot].held, 1, memory_order_relaxed) == 0)
+		atomic_fetch_add_explicit(&flows->holders, 1, memory_order_relaxed);
+}
+
+/* An entry is let go only after hold() for it has returned, so holders is never below what it should be. */
+static void let_go(struct gw_flows *flows, unsigned slot)
+{
+	if (atomic_fetch_sub_explicit(&flows->slot[slot].held, 1, memory_order_relaxed) == 1)
+		atomic_fetch_sub_explicit(&flows->holders, 1, memory_order_relaxed);
+}
+
+static void release(struct gw_flows *flows, uint32_t index, unsigned slot)
 {
 	uint64_t head = atomic_load_explicit(&flows->free, memory_order_relaxed), next;
 
@@ -433,27 +467,29 @@ static void release(struct gw_flows *flows, uint32_t index)
 		next = ((head >> 32) + 1) << 32 | index;
 	} while (!atomic_compare_exchange_weak_explicit(&flows->free, &head, next, memory_order_release,
 	                                                memory_order_relaxed));
-	atomic_fetch_sub_explicit(&flows->used, 1, memory_order_relaxed);
+	let_go(flows, slot);
 }
 
 /* Gives back an unlinked entry and its continuations. */
 static void release_flow(struct gw_flows *flows, uint32_t index)
 {
-	uint64_t rest = get(&entry_at(flows, index)->word[WORD_REST]);
+	const struct entry *entry = entry_at(flows, index);
+	unsigned slot = GW_KEY_SLOT(get(&entry->word[GW_KEY_WORDS - 1]));
+	uint64_t rest = get(&entry->word[WORD_REST]);
 	uint32_t continuation = (uint32_t)rest;
 
 	for (unsigned i = continuations(rest_header_len(rest)); i > 0; i--) {
 		uint32_t next = atomic_load_explicit(&entry_at(flows, continuation)->next, memory_order_relaxed);
 
-		release(flows, continuation);
+		release(flows, continuation, slot);
 		continuation = next;
 	}
-	release(flows, index);
+	release(flows, index, slot);
 }
 
 /* Removes an entry unless it was used after `before`.  The key is read without the lock, so the entry may have moved on:
  * then it is not found in the chain, and stays. */
-static bool remove_older(struct gw_flows *flows, uint32_t index, uint32_t before, bool timed_out)
+static bool remove_older(struct gw_flows *flows, uint32_t index, uint32_t before, enum leave why)
 {
 	struct entry *entry = entry_at(flows, index);
 	struct gw_flow_key key;
@@ -469,7 +505,7 @@ static bool remove_older(struct gw_flows *flows, uint32_t index, uint32_t before
 	link = locate(flows, bucket, NULL, index);
 	seen = atomic_load_explicit(&entry->seen, memory_order_relaxed);
 	if (link && (int32_t)(seen - before) <= 0)
-		unlink_entry(flows, link, timed_out);
+		unlink_entry(flows, link, why);
 	else
 		link = NULL;
 	unlock(bucket);
@@ -478,29 +514,71 @@ static bool remove_older(struct gw_flows *flows, uint32_t index, uint32_t before
 	return link != NULL;
 }
 
-/* The pool was filled in the order of time, so neighbours are of one age: the samples are spread over all of it, by
- * multiples of the golden ratio. */
-static uint32_t next_sample(struct gw_flows *flows)
-{
-	uint32_t hand = atomic_fetch_add_explicit(&flows->hand, 1, memory_order_relaxed) * 0x9e3779b1u;
+/* What a search for a victim goes by, for a slot that wants an entry of the full table, and what it has found. */
+struct hunt {
+	unsigned slot;
+	bool own_first; /* the slot has used up its share */
+	uint32_t rich;  /* who holds as much as that may lose */
+	uint32_t victim, seen;
+	unsigned rank;
+};
 
-	return 1 + (uint32_t)((uint64_t)hand * flows->max >> 32);
+/* The lower, the sooner it goes. */
+enum rank { OWN, RICH, POOR, NOBODY };
+
+static struct hunt hunt_for(const struct gw_flows *flows, unsigned slot)
+{
+	uint32_t held = held_by(flows, slot);
+	uint32_t holders = atomic_load_explicit(&flows->holders, memory_order_relaxed) + (held == 0);
+	uint32_t share = flows->max / (holders ? holders : 1);
+	bool own_first = held >= share;
+
+	return (struct hunt){ .slot = slot, .own_first = own_first, .rich = own_first ? held : share + 1, .rank = NOBODY };
 }
 
-static bool evict(struct gw_flows *flows)
+static unsigned rank(const struct gw_flows *flows, const struct hunt *hunt, unsigned slot)
 {
-	uint32_t oldest = 0, oldest_seen = 0;
+	if (slot == hunt->slot)
+		return hunt->own_first ? OWN : POOR;
+	return held_by(flows, slot) >= hunt->rich ? RICH : POOR;
+}
 
-	for (unsigned i = 0; i < EVICT_SAMPLE; i++) {
-		uint32_t index = next_sample(flows);
-		uint32_t seen = atomic_load_explicit(&entry_at(flows, index)->seen, memory_order_relaxed);
+/* The pool was filled in the order of time, so neighbours are of one age: the samples are spread over all of it, by
+ * multiples of the golden ratio. */
+static uint32_t sample_index(const struct gw_flows *flows, uint32_t number)
+{
+	return 1 + (uint32_t)((uint64_t)(number * 0x9e3779b1u) * flows->max >> 32);
+}
 
-		if (seen != 0 && (oldest == 0 || (int32_t)(seen - oldest_seen) < 0)) {
-			oldest = index;
-			oldest_seen = seen;
-		}
+static void judge(const struct gw_flows *flows, struct hunt *hunt, uint32_t index)
+{
+	const struct entry *entry = entry_at(flows, index);
+	uint32_t seen = atomic_load_explicit(&entry->seen, memory_order_relaxed);
+	unsigned rank_here;
+
+	if (seen == 0)
+		return;
+	rank_here = rank(flows, hunt, GW_KEY_SLOT(get(&entry->word[GW_KEY_WORDS - 1])));
+	if (rank_here < hunt->rank || (rank_here == hunt->rank && (int32_t)(seen - hunt->seen) < 0)) {
+		hunt->victim = index;
+		hunt->seen = seen;
+		hunt->rank = rank_here;
 	}
-	return oldest != 0 && remove_older(flows, oldest, oldest_seen, false);
+}
+
+static bool evict(struct gw_flows *flows, unsigned slot)
+{
+	struct hunt hunt = hunt_for(flows, slot);
+
+	for (unsigned drawn = 0; hunt.rank >= POOR && drawn < EVICT_LIMIT; drawn += EVICT_SAMPLE) {
+		uint32_t hand = atomic_fetch_add_explicit(&flows->hand, EVICT_SAMPLE, memory_order_relaxed);
+
+		for (uint32_t i = 0; i < EVICT_SAMPLE; i++)
+			__builtin_prefetch(entry_at(flows, sample_index(flows, hand + i)));
+		for (uint32_t i = 0; i < EVICT_SAMPLE; i++)
+			judge(flows, &hunt, sample_index(flows, hand + i));
+	}
+	return hunt.victim != 0 && remove_older(flows, hunt.victim, hunt.seen, EVICTED);
 }
 
 static uint32_t take_free(struct gw_flows *flows)
@@ -523,37 +601,37 @@ static uint32_t take_free(struct gw_flows *flows)
 	return 0;
 }
 
-static uint32_t allocate(struct gw_flows *flows)
+static uint32_t allocate(struct gw_flows *flows, unsigned slot)
 {
 	/* What one evicts another may take: try again, but not for ever. */
 	for (unsigned tries = 0; tries < 8; tries++) {
 		uint32_t index = take_free(flows);
 
 		if (index) {
-			atomic_fetch_add_explicit(&flows->used, 1, memory_order_relaxed);
+			hold(flows, slot);
 			return index;
 		}
-		evict(flows);
+		evict(flows, slot);
 	}
 	return 0;
 }
 
 /* An entry with the continuations that a header of header_len takes, chained to *continuation; 0 when there are none. */
-static uint32_t allocate_flow(struct gw_flows *flows, unsigned header_len, uint32_t *continuation)
+static uint32_t allocate_flow(struct gw_flows *flows, unsigned slot, unsigned header_len, uint32_t *continuation)
 {
-	uint32_t index = allocate(flows);
+	uint32_t index = allocate(flows, slot);
 
 	*continuation = 0;
 	for (unsigned i = continuations(header_len); index && i > 0; i--) {
-		uint32_t next = allocate(flows);
+		uint32_t next = allocate(flows, slot);
 
 		if (!next) {
 			while ((next = *continuation) != 0) {
 				*continuation = atomic_load_explicit(&entry_at(flows, next)->next,
 				                                     memory_order_relaxed);
-				release(flows, next);
+				release(flows, next, slot);
 			}
-			release(flows, index);
+			release(flows, index, slot);
 			return 0;
 		}
 		atomic_store_explicit(&entry_at(flows, next)->next, *continuation, memory_order_release);
@@ -604,7 +682,7 @@ unsigned gw_flows_learn(struct gw_flows *flows, const struct gw_flow_key *key, c
 	if (already_known(flows, key, path, now))
 		return 0;
 	/* Taken before the lock, since making room takes another bucket's; given back when it was not needed. */
-	index = allocate_flow(flows, path->header_len, &continuation);
+	index = allocate_flow(flows, GW_KEY_SLOT(key->word[GW_KEY_WORDS - 1]), path->header_len, &continuation);
 	if (!index)
 		return GW_drop_flows_full;
 	entry = entry_at(flows, index);
@@ -616,13 +694,13 @@ unsigned gw_flows_learn(struct gw_flows *flows, const struct gw_flow_key *key, c
 	link = locate(flows, bucket, key, 0);
 	if (link) {
 		old = atomic_load_explicit(link, memory_order_relaxed);
-		unlink_entry(flows, link, false);
+		unlink_entry(flows, link, REPLACED);
 	}
 	atomic_store_explicit(&entry->next, atomic_load_explicit(&bucket->head, memory_order_relaxed),
 	                      memory_order_release);
 	atomic_store_explicit(&entry->seen, now, memory_order_relaxed);
 	atomic_store_explicit(&bucket->head, index, memory_order_release);
-	count(flows, key->word[GW_KEY_WORDS - 1], 1, false);
+	count(flows, key->word[GW_KEY_WORDS - 1], 1);
 	unlock(bucket);
 	if (old)
 		release_flow(flows, old);
@@ -667,7 +745,7 @@ uint64_t gw_flows_expire(struct gw_flows *flows, uint32_t now, uint32_t idle_s)
 		if (idle > GW_FRAGMENT_IDLE_S && GW_KEY_KIND(get(&entry->word[GW_KEY_WORDS - 1])) == GW_KEY_FRAGMENT)
 			idle = GW_FRAGMENT_IDLE_S;
 		if ((int32_t)(now - seen) > (int32_t)idle)
-			removed += remove_older(flows, index, now - idle - 1, true);
+			removed += remove_older(flows, index, now - idle - 1, TIMED_OUT);
 	}
 	return removed;
 }
@@ -683,10 +761,12 @@ void gw_flows_forget(struct gw_flows *flows, unsigned slot)
 		if (index % SWEEP_SLICE == 0)
 			sched_yield();
 		if (seen != 0 && GW_KEY_SLOT(get(&entry->word[GW_KEY_WORDS - 1])) == slot)
-			remove_older(flows, index, seen, false);
+			remove_older(flows, index, seen, FORGOTTEN);
 	}
-	for (unsigned family = 0; family < 2; family++)
+	for (unsigned family = 0; family < 2; family++) {
 		atomic_store_explicit(&flows->slot[slot].timed_out[family], 0, memory_order_relaxed);
+		atomic_store_explicit(&flows->slot[slot].evicted[family], 0, memory_order_relaxed);
+	}
 }
 
 uint64_t gw_flows_count(const struct gw_flows *flows, unsigned slot, unsigned family)
@@ -699,7 +779,16 @@ uint64_t gw_flows_timed_out(const struct gw_flows *flows, unsigned slot, unsigne
 	return atomic_load_explicit(&flows->slot[slot].timed_out[family == 6], memory_order_relaxed);
 }
 
+uint64_t gw_flows_evicted(const struct gw_flows *flows, unsigned slot, unsigned family)
+{
+	return atomic_load_explicit(&flows->slot[slot].evicted[family == 6], memory_order_relaxed);
+}
+
 uint64_t gw_flows_entries(const struct gw_flows *flows)
 {
-	return atomic_load_explicit(&flows->used, memory_order_relaxed);
+	uint64_t entries = 0;
+
+	for (unsigned slot = 0; slot < flows->slots; slot++)
+		entries += held_by(flows, slot);
+	return entries;
 }

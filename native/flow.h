@@ -60,7 +60,8 @@ void gw_flow_hash(const struct gw_flows *flows, struct gw_flow_key *key);
 void gw_flows_prefetch_bucket(const struct gw_flows *flows, const struct gw_flow_key *key);
 void gw_flows_prefetch_entry(const struct gw_flows *flows, const struct gw_flow_key *key);
 
-/* Makes path the way back of key, whatever it was.  Returns 0 or GW_drop_flows_full. */
+/* Makes path the way back of key, whatever it was.  When the table is full, a flow goes: one of the key's own slot if that
+ * has used up its share, else one of a slot above its share.  Returns 0 or GW_drop_flows_full. */
 unsigned gw_flows_learn(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
                         uint32_t now);
 
@@ -76,9 +77,11 @@ uint64_t gw_flows_expire(struct gw_flows *flows, uint32_t now, uint32_t idle_s);
 /* Forgets all that belongs to a slot, which nobody may be learning for any more. */
 void gw_flows_forget(struct gw_flows *flows, unsigned slot);
 
-/* Of a slot and family (4 or 6): flows now, and timed out since the slot was last forgotten. */
+/* Of a slot and family (4 or 6), fragments not counted: flows now; timed out, and evicted from the full table, since the
+ * slot was last forgotten. */
 uint64_t gw_flows_count(const struct gw_flows *flows, unsigned slot, unsigned family);
 uint64_t gw_flows_timed_out(const struct gw_flows *flows, unsigned slot, unsigned family);
+uint64_t gw_flows_evicted(const struct gw_flows *flows, unsigned slot, unsigned family);
 
 /* Entries in use: flows, fragments, and what long headers take beside. */
 uint64_t gw_flows_entries(const struct gw_flows *flows);

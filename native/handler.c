@@ -392,6 +392,11 @@ uint64_t gw_endpoint_flows_timed_out(const struct gw_endpoint *endpoint, unsigne
 	return gw_flows_timed_out(endpoint->handler->flows, endpoint->slot, family);
 }
 
+uint64_t gw_endpoint_flows_evicted(const struct gw_endpoint *endpoint, unsigned family)
+{
+	return gw_flows_evicted(endpoint->handler->flows, endpoint->slot, family);
+}
+
 const uint64_t *gw_tunnel_counters(const struct gw_endpoint *endpoint, unsigned side, unsigned thread)
 {
 	return (const uint64_t *)endpoint->tunnel[side][thread].counters.value;
