@@ -16,7 +16,7 @@ import packets
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "native"
-PARTS = [NATIVE / name for name in ("flow.c", "geneve.c", "packet.c", "ring.c")]
+PARTS = [NATIVE / name for name in ("flow.c", "flow_evict.c", "flow_pool.c", "geneve.c", "packet.c", "ring.c")]
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-pthread", "-Wall", "-Wextra", "-Werror"]
 KEY_WORDS = 5
 
