@@ -5,7 +5,7 @@
  * Each slot has a share: the table divided by the number of slots that hold anything.  A slot that has used up its share
  * loses a flow of its own, or, if none is among the samples, one of a slot that holds as much.  A slot that has not takes
  * from one above its share, and there is one then, for the table is full.  Among the flows that may go it is the oldest that
- * goes.  A flow that has traffic is never older than a second.
+ * goes, and the oldest of all samples where none may.  A flow that has traffic is never older than a second.
  *
  * All that takes an entry counts: flows, fragments, and the continuations of long headers.
  */
