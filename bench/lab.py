@@ -45,7 +45,7 @@ def build() -> None:
     """Compiles the generator, the handlers beside gwlbtun and the measurement of expiry into build/."""
     BUILD.mkdir(exist_ok=True)
     for name, more in (("generator", []), ("baseline", []), ("floor", [str(ROOT / "native" / "offload.c")]),
-                       ("expiry", [str(ROOT / "native" / "flow.c")])):
+                       ("expiry", [str(ROOT / "native" / name) for name in ("flow.c", "flow_evict.c", "flow_pool.c")])):
         run(os.environ.get("CC", "cc"), "-O3", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-pthread",
             "-o", str(BUILD / f"bench-{name}"), str(ROOT / "bench" / f"{name}.c"), *more)
 

@@ -74,6 +74,7 @@ _SIGNATURES = {
     "gw_endpoint_ring_bytes": (c_uint64, c_void_p),
     "gw_endpoint_flows": (c_uint64, c_void_p, c_uint),
     "gw_endpoint_flows_timed_out": (c_uint64, c_void_p, c_uint),
+    "gw_endpoint_flows_evicted": (c_uint64, c_void_p, c_uint),
     "gw_tunnel_counters": (POINTER(c_uint64), c_void_p, c_uint, c_uint),
     "gw_tunnel_bell": (c_int, c_void_p, c_uint, c_uint),
     "gw_tunnel_has_frames": (c_int, c_void_p, c_uint, c_uint),
@@ -283,6 +284,9 @@ class NativeEndpoint:
 
     def flows_timed_out(self, family: int) -> int:
         return self._read("gw_endpoint_flows_timed_out", family)
+
+    def flows_evicted(self, family: int) -> int:
+        return self._read("gw_endpoint_flows_evicted", family)
 
     def counters(self, side: int, thread: int) -> Dict[str, int]:
         with self._lock:

@@ -130,6 +130,7 @@ class Health:
         self._timed_out_told[endpoint, family] = timed_out
         return {"cacheName": f"IPv{family} Flow Cache for ENI {eni}", "size": endpoint.native.flows(family),
                 "timedOut": max(timed_out - told, 0), "timedOutTotal": timed_out,
+                "evictedTotal": endpoint.native.flows_evicted(family),
                 "idleTimeoutSecs": self._settings.flow_idle_s}
 
 

@@ -4,101 +4,76 @@
  *
  * Theory of operation
  *
- * One mapping holds a header, an array of buckets and a pool of entries of 128 bytes.  All links are indices into the
- * pool, 0 for none, so the mapping has no pointers in it and means the same wherever it is mapped.  It comes zeroed from
- * the kernel; only pages that were used take memory, and the pool is used from its first entry up.
+ * One mapping holds a header, what each slot holds, an array of buckets and a pool of entries.  All links are indices into
+ * the pool and all else goes by offsets, so the mapping has no pointers in it and means the same wherever it is mapped.  It
+ * comes zeroed from the kernel; only pages that were used take memory.
  *
  * U threads learn, T threads find, a control thread expires and forgets; any number of each, at the same time.
  *
- * - Each bucket has a sequence number, odd while a writer is at work on its chain (a seqlock).  Readers take no lock and
- *   write nothing: they walk the chain, copy, and start over if the sequence number has changed.
+ * - Each bucket is a chain under a sequence lock (flow_bucket.h).  Readers take no lock and write nothing.
  * - Entries are never unmapped, so a reader that follows a link into an entry which meanwhile moved to another chain
  *   reads some valid entry, and then sees that the sequence number of its own bucket has changed.
  * - A writer takes one bucket at a time, for some tens of instructions, and holds no other lock.
- * - All words of an entry are atomics, stored with release and loaded with acquire order: who sees a word that a writer
- *   stored also sees the odd sequence number that it stored before.  (Fences would do too, but ThreadSanitizer does not
- *   model them.)
  *
  * A packet whose header equals the stored one finds that out as a reader, and writes only the entry's clock, once a
  * second.  The table thus stays shared in all cores' caches while flows are steady.
  *
- * The hash is SipHash-1-3 under a random key: who does not know the key cannot aim at one bucket.
+ * An entry is taken from the pool (flow_pool.h), or from who has to make room when that is used up (flow_evict.h); filled
+ * (flow_entry.h) while nobody else can see it; linked; and some day unlinked and given back.  Continuations of a long
+ * header belong to their flow's entry, and are written and read under its bucket's sequence number.  The clock of an entry
+ * that is free or a continuation is 0, which is how sweeps tell.
  *
- * Free entries form a stack whose head carries a tag against ABA.  When it is empty and the pool is used up, the oldest of
- * EVICT_SAMPLE flows from all over the pool goes.  A flow that has traffic is never older than a second, so in a flood it
- * is the flood's own flows that go.
- *
- * Headers longer than INLINE_WORDS go on in continuation entries from the same pool; they belong to their flow's entry
- * and are written and read under its bucket's sequence number.  The clock of an entry that is free or a continuation is
- * 0, which is how sweeps tell.
+ * The hash is SipHash-1-3 under a random key: a sender that does not know the key cannot aim at one bucket.
  */
 #include "flow.h"
 
 #include <errno.h>
 #include <sched.h>
-#include <stdatomic.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <time.h>
 
-#define EVICT_SAMPLE 32u
-#define SPIN_LIMIT 100u
+#include "flow_bucket.h"
+#include "flow_entry.h"
+#include "flow_evict.h"
+#include "flow_pool.h"
+#include "siphash.h"
+
+#define EVICT_TRIES 8u
 #define SWEEP_SLICE 1024u /* entries that a sweep looks at before it lets others have the core */
-
-#define INLINE_WORDS 8u
-#define CONTINUATION_WORDS 15u
-/* GW_HEADER_WORDS is 33: 8 in the entry, 15 and 10 in continuations. */
-#define CONTINUATIONS_MAX 2u
-_Static_assert(INLINE_WORDS + CONTINUATIONS_MAX * CONTINUATION_WORDS >= GW_HEADER_WORDS, "a header fits");
-
-/* word[0-4] the key, [5] addresses, [6] port, header length and first continuation, [7-14] header.  In a continuation
- * all 15 are header. */
-#define WORD_ADDRESSES 5u
-#define WORD_REST 6u
-#define WORD_HEADER 7u
-
-struct entry {
-	_Atomic uint32_t next; /* in its chain, in the free stack, or the next continuation */
-	_Atomic uint32_t seen; /* gw_flows_now() of its last packet; 0: not a flow */
-	_Atomic uint64_t word[15];
-};
-_Static_assert(sizeof(struct entry) == 128, "two cache lines");
-
-struct bucket {
-	_Atomic uint32_t sequence;
-	_Atomic uint32_t head;
-};
-
-struct slot_counts {
-	_Atomic uint64_t flows[2]; /* IPv4, IPv6 */
-	_Atomic uint64_t timed_out[2];
-};
 
 struct gw_flows {
 	size_t mapped;
+	size_t buckets_at; /* from the start of the mapping, bytes */
+	uint32_t mask;     /* number of buckets - 1 */
 	uint64_t secret[2];
-	uint32_t max;
-	uint32_t mask; /* number of buckets - 1 */
-	uint32_t slots;
-	size_t buckets_at; /* offsets from the start of the mapping, bytes */
-	size_t entries_at;
-	_Alignas(64) _Atomic uint64_t free; /* tag << 32 | index */
-	_Atomic uint32_t fresh;             /* entries from here up were never used */
-	_Atomic uint32_t hand;
-	_Atomic uint64_t used;
-	_Alignas(64) struct slot_counts slot[];
+	struct gw_flow_pool pool;
+	struct gw_flow_shares shares;
 };
 
-static struct bucket *bucket_of(const struct gw_flows *flows, uint64_t hash)
-{
-	return (struct bucket *)((char *)flows + flows->buckets_at) + (hash & flows->mask);
-}
+/* Why an entry leaves its chain. */
+enum leave { REPLACED, EVICTED, TIMED_OUT, FORGOTTEN };
 
-static struct entry *entry_at(const struct gw_flows *flows, uint32_t index)
-{
-	return (struct entry *)((char *)flows + flows->entries_at) + index;
-}
+static size_t to_page(size_t bytes);
+static struct gw_flow_bucket *bucket_of(const struct gw_flows *flows, uint64_t hash);
+static bool already_known(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
+                          uint32_t now);
+static uint32_t search(const struct gw_flows *flows, const struct gw_flow_bucket *bucket, uint32_t sequence,
+                       const struct gw_flow_key *key, bool *valid);
+static uint32_t take_flow(struct gw_flows *flows, unsigned slot, unsigned header_len, uint32_t *continuation);
+static uint32_t take(struct gw_flows *flows, unsigned slot);
+static bool evict(struct gw_flows *flows, unsigned slot);
+static uint32_t link_entry(struct gw_flows *flows, const struct gw_flow_key *key, uint32_t index, uint32_t now);
+static _Atomic uint32_t *locate(const struct gw_flows *flows, struct gw_flow_bucket *bucket,
+                                const struct gw_flow_key *key, uint32_t index);
+static void unlink_entry(struct gw_flows *flows, _Atomic uint32_t *link, enum leave why);
+static void count(struct gw_flows *flows, uint64_t key_word, uint64_t change);
+static bool remove_older(struct gw_flows *flows, uint32_t index, unsigned slot, uint32_t before, enum leave why);
+static void give_flow(struct gw_flows *flows, uint32_t index);
+static void give_continuations(struct gw_flows *flows, unsigned slot, uint32_t first, unsigned number);
+static void give(struct gw_flows *flows, unsigned slot, uint32_t index);
+
+/* ---- Made -----------------------------------------------------------------------------------------------------------*/
 
 uint32_t gw_flows_now(void)
 {
@@ -110,7 +85,9 @@ uint32_t gw_flows_now(void)
 
 struct gw_flows *gw_flows_new(uint32_t max, uint32_t slots)
 {
-	size_t buckets = 1, buckets_at, entries_at, size;
+	const size_t slots_at = to_page(sizeof(struct gw_flows));
+	const size_t buckets_at = to_page(slots_at + slots * sizeof(struct gw_flow_slot));
+	size_t buckets = 1, entries_at, size;
 	struct gw_flows *flows;
 
 	if (max < 16 || max > 1u << 30 || slots == 0 || slots > GW_SLOTS_MAX) {
@@ -119,9 +96,8 @@ struct gw_flows *gw_flows_new(uint32_t max, uint32_t slots)
 	}
 	while (buckets < max)
 		buckets *= 2;
-	buckets_at = (sizeof(*flows) + slots * sizeof(struct slot_counts) + 4095) & ~(size_t)4095;
-	entries_at = (buckets_at + buckets * sizeof(struct bucket) + 4095) & ~(size_t)4095;
-	size = entries_at + ((size_t)max + 1) * sizeof(struct entry);
+	entries_at = to_page(buckets_at + buckets * sizeof(struct gw_flow_bucket));
+	size = entries_at + ((size_t)max + 1) * sizeof(struct gw_flow_entry);
 	flows = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (flows == MAP_FAILED)
 		return NULL;
@@ -132,509 +108,200 @@ struct gw_flows *gw_flows_new(uint32_t max, uint32_t slots)
 		return NULL;
 	}
 	flows->mapped = size;
-	flows->max = max;
 	flows->mask = (uint32_t)(buckets - 1);
-	flows->slots = slots;
 	flows->buckets_at = buckets_at;
-	flows->entries_at = entries_at;
-	atomic_init(&flows->fresh, 1);
+	flows->shares.slots = slots;
+	flows->shares.slots_at = slots_at - offsetof(struct gw_flows, shares);
+	gw_flow_pool_init(&flows->pool, entries_at - offsetof(struct gw_flows, pool), max);
 	return flows;
 }
 
-void gw_flows_free(struct gw_flows *flows)
+static size_t to_page(size_t bytes)
 {
-	munmap(flows, flows->mapped);
+	return (bytes + 4095) & ~(size_t)4095;
 }
 
-/* ---- Hash ---------------------------------------------------------------------------------------------------------*/
+/* ---- A packet's key -------------------------------------------------------------------------------------------------*/
 
-static uint64_t rotate(uint64_t value, unsigned bits)
-{
-	return value << bits | value >> (64 - bits);
-}
-
-static void sip_round(uint64_t v[4])
-{
-	v[0] += v[1];
-	v[2] += v[3];
-	v[1] = rotate(v[1], 13) ^ v[0];
-	v[3] = rotate(v[3], 16) ^ v[2];
-	v[0] = rotate(v[0], 32);
-	v[2] += v[1];
-	v[0] += v[3];
-	v[1] = rotate(v[1], 17) ^ v[2];
-	v[3] = rotate(v[3], 21) ^ v[0];
-	v[2] = rotate(v[2], 32);
-}
-
-/* SipHash (Aumasson, Bernstein 2012), one round a word and three to finish. */
 void gw_flow_hash(const struct gw_flows *flows, struct gw_flow_key *key)
 {
-	uint64_t v[4] = { flows->secret[0] ^ 0x736f6d6570736575u, flows->secret[1] ^ 0x646f72616e646f6du,
-		          flows->secret[0] ^ 0x6c7967656e657261u, flows->secret[1] ^ 0x7465646279746573u };
-
-	for (unsigned i = 0; i <= GW_KEY_WORDS; i++) {
-		uint64_t word = i < GW_KEY_WORDS ? key->word[i] : (uint64_t)GW_KEY_WORDS * 8 << 56;
-
-		v[3] ^= word;
-		sip_round(v);
-		v[0] ^= word;
-	}
-	v[2] ^= 0xff;
-	sip_round(v);
-	sip_round(v);
-	sip_round(v);
-	key->hash = v[0] ^ v[1] ^ v[2] ^ v[3];
+	key->hash = gw_siphash(flows->secret, key->word, GW_KEY_WORDS);
 }
-
-/* ---- Entries ------------------------------------------------------------------------------------------------------*/
-
-static void put(_Atomic uint64_t *word, uint64_t value)
-{
-	atomic_store_explicit(word, value, memory_order_release);
-}
-
-static uint64_t get(const _Atomic uint64_t *word)
-{
-	return atomic_load_explicit(word, memory_order_acquire);
-}
-
-static bool key_equals(const struct entry *entry, const struct gw_flow_key *key)
-{
-	/* The last word first: it holds the ports, and differs most often. */
-	for (unsigned i = GW_KEY_WORDS; i-- > 0;)
-		if (get(&entry->word[i]) != key->word[i])
-			return false;
-	return true;
-}
-
-static unsigned header_words(unsigned header_len)
-{
-	return (header_len + 7) / 8;
-}
-
-/* How many continuations a header takes. */
-static unsigned continuations(unsigned header_len)
-{
-	unsigned words = header_words(header_len);
-
-	return words <= INLINE_WORDS ? 0 : (words - INLINE_WORDS + CONTINUATION_WORDS - 1) / CONTINUATION_WORDS;
-}
-
-static uint64_t pack_addresses(const struct gw_flow_path *path)
-{
-	return (uint64_t)path->gwlb_address << 32 | path->own_address;
-}
-
-static uint64_t pack_rest(const struct gw_flow_path *path, uint32_t continuation)
-{
-	return (uint64_t)path->gwlb_port << 48 | (uint64_t)path->header_len << 32 | continuation;
-}
-
-static unsigned rest_header_len(uint64_t rest)
-{
-	return (unsigned)(rest >> 32 & 0xffff);
-}
-
-/* Calls for each word of the header kept in an entry, in order: its cell, or NULL where a racing writer has taken the
- * continuation away. */
-struct header_cursor {
-	const struct gw_flows *flows;
-	struct entry *entry;
-	unsigned at, end;
-	uint32_t next;
-};
-
-static struct header_cursor header_cells(const struct gw_flows *flows, struct entry *entry, uint64_t rest)
-{
-	return (struct header_cursor){ flows, entry, WORD_HEADER, WORD_HEADER + INLINE_WORDS, (uint32_t)rest };
-}
-
-static _Atomic uint64_t *next_cell(struct header_cursor *cursor)
-{
-	if (cursor->at == cursor->end) {
-		if (cursor->next == 0 || cursor->next > cursor->flows->max)
-			return NULL;
-		cursor->entry = entry_at(cursor->flows, cursor->next);
-		cursor->next = atomic_load_explicit(&cursor->entry->next, memory_order_acquire);
-		cursor->at = 0;
-		cursor->end = CONTINUATION_WORDS;
-	}
-	return &cursor->entry->word[cursor->at++];
-}
-
-static void write_path(struct gw_flows *flows, struct entry *entry, const struct gw_flow_path *path,
-                       uint32_t continuation)
-{
-	uint64_t rest = pack_rest(path, continuation);
-	struct header_cursor cursor = header_cells(flows, entry, rest);
-
-	put(&entry->word[WORD_ADDRESSES], pack_addresses(path));
-	put(&entry->word[WORD_REST], rest);
-	for (unsigned i = 0; i < header_words(path->header_len); i++)
-		put(next_cell(&cursor), path->header[i]);
-}
-
-static bool path_equals(const struct gw_flows *flows, struct entry *entry, const struct gw_flow_path *path)
-{
-	uint64_t rest = get(&entry->word[WORD_REST]);
-	struct header_cursor cursor = header_cells(flows, entry, rest);
-
-	if (rest >> 32 != pack_rest(path, 0) >> 32 || get(&entry->word[WORD_ADDRESSES]) != pack_addresses(path))
-		return false;
-	for (unsigned i = 0; i < header_words(path->header_len); i++) {
-		_Atomic uint64_t *cell = next_cell(&cursor);
-
-		if (!cell || get(cell) != path->header[i])
-			return false;
-	}
-	return true;
-}
-
-static bool read_path(const struct gw_flows *flows, struct entry *entry, struct gw_flow_path *path)
-{
-	uint64_t addresses = get(&entry->word[WORD_ADDRESSES]);
-	uint64_t rest = get(&entry->word[WORD_REST]);
-	struct header_cursor cursor = header_cells(flows, entry, rest);
-
-	path->gwlb_address = (uint32_t)(addresses >> 32);
-	path->own_address = (uint32_t)addresses;
-	path->gwlb_port = (uint16_t)(rest >> 48);
-	path->header_len = (uint16_t)rest_header_len(rest);
-	if (path->header_len > GW_GENEVE_MAX)
-		return false;
-	for (unsigned i = 0; i < header_words(path->header_len); i++) {
-		_Atomic uint64_t *cell = next_cell(&cursor);
-
-		if (!cell)
-			return false;
-		path->header[i] = get(cell);
-	}
-	return true;
-}
-
-/* Once a second: an entry that was freed meanwhile is left alone, or lives a little longer under its new key. */
-static void touch(struct entry *entry, uint32_t now)
-{
-	uint32_t seen = atomic_load_explicit(&entry->seen, memory_order_relaxed);
-
-	if (seen != now && seen != 0)
-		atomic_compare_exchange_strong_explicit(&entry->seen, &seen, now, memory_order_relaxed,
-		                                        memory_order_relaxed);
-}
-
-/* ---- Buckets ------------------------------------------------------------------------------------------------------*/
-
-static void relax(unsigned *spins)
-{
-	/* Whoever holds the bucket may have lost its core. */
-	if (++*spins % SPIN_LIMIT == 0)
-		sched_yield();
-}
-
-static void lock(struct bucket *bucket)
-{
-	unsigned spins = 0;
-
-	for (;;) {
-		uint32_t sequence = atomic_load_explicit(&bucket->sequence, memory_order_relaxed);
-
-		if (!(sequence & 1) &&
-		    atomic_compare_exchange_weak_explicit(&bucket->sequence, &sequence, sequence + 1,
-		                                          memory_order_acquire, memory_order_relaxed))
-			return;
-		relax(&spins);
-	}
-}
-
-static void unlock(struct bucket *bucket)
-{
-	atomic_fetch_add_explicit(&bucket->sequence, 1, memory_order_release);
-}
-
-static uint32_t read_begin(const struct bucket *bucket)
-{
-	unsigned spins = 0;
-	uint32_t sequence;
-
-	while ((sequence = atomic_load_explicit(&bucket->sequence, memory_order_acquire)) & 1)
-		relax(&spins);
-	return sequence;
-}
-
-static bool read_valid(const struct bucket *bucket, uint32_t sequence)
-{
-	return atomic_load_explicit(&bucket->sequence, memory_order_acquire) == sequence;
-}
-
-/* The entry of a key as a reader sees it, or 0; *valid tells whether that can be trusted. */
-static uint32_t search(const struct gw_flows *flows, const struct bucket *bucket, uint32_t sequence,
-                       const struct gw_flow_key *key, bool *valid)
-{
-	uint32_t index = atomic_load_explicit(&bucket->head, memory_order_acquire);
-
-	while (index != 0 && !key_equals(entry_at(flows, index), key)) {
-		index = atomic_load_explicit(&entry_at(flows, index)->next, memory_order_acquire);
-		/* A chain that changes underfoot could lead in circles. */
-		if (!read_valid(bucket, sequence)) {
-			*valid = false;
-			return 0;
-		}
-	}
-	*valid = index != 0 || read_valid(bucket, sequence);
-	return index;
-}
-
-/* The link that leads to an entry of a locked bucket's chain, by key or (key NULL) by index; NULL if it is not there. */
-static _Atomic uint32_t *locate(const struct gw_flows *flows, struct bucket *bucket, const struct gw_flow_key *key,
-                                uint32_t index)
-{
-	_Atomic uint32_t *link = &bucket->head;
-	uint32_t at;
-
-	while ((at = atomic_load_explicit(link, memory_order_relaxed)) != 0) {
-		if (key ? key_equals(entry_at(flows, at), key) : at == index)
-			return link;
-		link = &entry_at(flows, at)->next;
-	}
-	return NULL;
-}
-
-static void count(struct gw_flows *flows, uint64_t key_word, uint64_t change, bool timed_out)
-{
-	struct slot_counts *counts = &flows->slot[GW_KEY_SLOT(key_word)];
-	unsigned family = GW_KEY_FAMILY(key_word) == 6;
-
-	if (GW_KEY_KIND(key_word) == GW_KEY_FRAGMENT)
-		return;
-	atomic_fetch_add_explicit(&counts->flows[family], change, memory_order_relaxed);
-	if (timed_out)
-		atomic_fetch_add_explicit(&counts->timed_out[family], 1, memory_order_relaxed);
-}
-
-/* Takes the entry that *link leads to out of its locked chain.  It is the caller's now, with its continuations. */
-static void unlink_entry(struct gw_flows *flows, _Atomic uint32_t *link, bool timed_out)
-{
-	struct entry *entry = entry_at(flows, atomic_load_explicit(link, memory_order_relaxed));
-
-	atomic_store_explicit(link, atomic_load_explicit(&entry->next, memory_order_relaxed), memory_order_release);
-	atomic_store_explicit(&entry->seen, 0, memory_order_relaxed);
-	count(flows, get(&entry->word[GW_KEY_WORDS - 1]), (uint64_t)-1, timed_out);
-}
-
-/* ---- The pool -----------------------------------------------------------------------------------------------------*/
-
-static void release(struct gw_flows *flows, uint32_t index)
-{
-	uint64_t head = atomic_load_explicit(&flows->free, memory_order_relaxed), next;
-
-	do {
-		atomic_store_explicit(&entry_at(flows, index)->next, (uint32_t)head, memory_order_release);
-		next = ((head >> 32) + 1) << 32 | index;
-	} while (!atomic_compare_exchange_weak_explicit(&flows->free, &head, next, memory_order_release,
-	                                                memory_order_relaxed));
-	atomic_fetch_sub_explicit(&flows->used, 1, memory_order_relaxed);
-}
-
-/* Gives back an unlinked entry and its continuations. */
-static void release_flow(struct gw_flows *flows, uint32_t index)
-{
-	uint64_t rest = get(&entry_at(flows, index)->word[WORD_REST]);
-	uint32_t continuation = (uint32_t)rest;
-
-	for (unsigned i = continuations(rest_header_len(rest)); i > 0; i--) {
-		uint32_t next = atomic_load_explicit(&entry_at(flows, continuation)->next, memory_order_relaxed);
-
-		release(flows, continuation);
-		continuation = next;
-	}
-	release(flows, index);
-}
-
-/* Removes an entry unless it was used after `before`.  The key is read without the lock, so the entry may have moved on:
- * then it is not found in the chain, and stays. */
-static bool remove_older(struct gw_flows *flows, uint32_t index, uint32_t before, bool timed_out)
-{
-	struct entry *entry = entry_at(flows, index);
-	struct gw_flow_key key;
-	struct bucket *bucket;
-	_Atomic uint32_t *link;
-	uint32_t seen;
-
-	for (unsigned i = 0; i < GW_KEY_WORDS; i++)
-		key.word[i] = get(&entry->word[i]);
-	gw_flow_hash(flows, &key);
-	bucket = bucket_of(flows, key.hash);
-	lock(bucket);
-	link = locate(flows, bucket, NULL, index);
-	seen = atomic_load_explicit(&entry->seen, memory_order_relaxed);
-	if (link && (int32_t)(seen - before) <= 0)
-		unlink_entry(flows, link, timed_out);
-	else
-		link = NULL;
-	unlock(bucket);
-	if (link)
-		release_flow(flows, index);
-	return link != NULL;
-}
-
-/* The pool was filled in the order of time, so neighbours are of one age: the samples are spread over all of it, by
- * multiples of the golden ratio. */
-static uint32_t next_sample(struct gw_flows *flows)
-{
-	uint32_t hand = atomic_fetch_add_explicit(&flows->hand, 1, memory_order_relaxed) * 0x9e3779b1u;
-
-	return 1 + (uint32_t)((uint64_t)hand * flows->max >> 32);
-}
-
-static bool evict(struct gw_flows *flows)
-{
-	uint32_t oldest = 0, oldest_seen = 0;
-
-	for (unsigned i = 0; i < EVICT_SAMPLE; i++) {
-		uint32_t index = next_sample(flows);
-		uint32_t seen = atomic_load_explicit(&entry_at(flows, index)->seen, memory_order_relaxed);
-
-		if (seen != 0 && (oldest == 0 || (int32_t)(seen - oldest_seen) < 0)) {
-			oldest = index;
-			oldest_seen = seen;
-		}
-	}
-	return oldest != 0 && remove_older(flows, oldest, oldest_seen, false);
-}
-
-static uint32_t take_free(struct gw_flows *flows)
-{
-	uint64_t head = atomic_load_explicit(&flows->free, memory_order_acquire), next;
-	uint32_t fresh;
-
-	while ((uint32_t)head != 0) {
-		next = ((head >> 32) + 1) << 32 |
-		       atomic_load_explicit(&entry_at(flows, (uint32_t)head)->next, memory_order_acquire);
-		if (atomic_compare_exchange_weak_explicit(&flows->free, &head, next, memory_order_acquire,
-		                                          memory_order_acquire))
-			return (uint32_t)head;
-	}
-	fresh = atomic_load_explicit(&flows->fresh, memory_order_relaxed);
-	while (fresh <= flows->max)
-		if (atomic_compare_exchange_weak_explicit(&flows->fresh, &fresh, fresh + 1, memory_order_relaxed,
-		                                          memory_order_relaxed))
-			return fresh;
-	return 0;
-}
-
-static uint32_t allocate(struct gw_flows *flows)
-{
-	/* What one evicts another may take: try again, but not for ever. */
-	for (unsigned tries = 0; tries < 8; tries++) {
-		uint32_t index = take_free(flows);
-
-		if (index) {
-			atomic_fetch_add_explicit(&flows->used, 1, memory_order_relaxed);
-			return index;
-		}
-		evict(flows);
-	}
-	return 0;
-}
-
-/* An entry with the continuations that a header of header_len takes, chained to *continuation; 0 when there are none. */
-static uint32_t allocate_flow(struct gw_flows *flows, unsigned header_len, uint32_t *continuation)
-{
-	uint32_t index = allocate(flows);
-
-	*continuation = 0;
-	for (unsigned i = continuations(header_len); index && i > 0; i--) {
-		uint32_t next = allocate(flows);
-
-		if (!next) {
-			while ((next = *continuation) != 0) {
-				*continuation = atomic_load_explicit(&entry_at(flows, next)->next,
-				                                     memory_order_relaxed);
-				release(flows, next);
-			}
-			release(flows, index);
-			return 0;
-		}
-		atomic_store_explicit(&entry_at(flows, next)->next, *continuation, memory_order_release);
-		*continuation = next;
-	}
-	return index;
-}
-
-/* ---- What others call ---------------------------------------------------------------------------------------------*/
 
 void gw_flows_prefetch_bucket(const struct gw_flows *flows, const struct gw_flow_key *key)
 {
 	__builtin_prefetch(bucket_of(flows, key->hash));
 }
 
+static struct gw_flow_bucket *bucket_of(const struct gw_flows *flows, uint64_t hash)
+{
+	return (struct gw_flow_bucket *)((char *)flows + flows->buckets_at) + (hash & flows->mask);
+}
+
 void gw_flows_prefetch_entry(const struct gw_flows *flows, const struct gw_flow_key *key)
 {
 	uint32_t head = atomic_load_explicit(&bucket_of(flows, key->hash)->head, memory_order_relaxed);
-	const struct entry *entry = entry_at(flows, head);
+	const struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, head);
 
 	__builtin_prefetch(entry);
-	__builtin_prefetch(&entry->word[WORD_HEADER]);
+	__builtin_prefetch(&entry->word[GW_ENTRY_HEADER]);
+}
+
+/* ---- Learned --------------------------------------------------------------------------------------------------------*/
+
+unsigned gw_flows_learn(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
+                        uint32_t now)
+{
+	uint32_t index, continuation, old;
+
+	if (already_known(flows, key, path, now))
+		return 0;
+	/* Taken before its bucket is locked, since making room locks another one. */
+	index = take_flow(flows, GW_KEY_SLOT(key->word[GW_KEY_WORDS - 1]), path->header_len, &continuation);
+	if (!index)
+		return GW_drop_flows_full;
+	gw_entry_write_key(gw_flow_entry_at(&flows->pool, index), key);
+	gw_entry_write_path(&flows->pool, gw_flow_entry_at(&flows->pool, index), path, continuation);
+	old = link_entry(flows, key, index, now);
+	if (old)
+		give_flow(flows, old);
+	return 0;
 }
 
 /* True when key already has this path, and the entry is marked as used. */
 static bool already_known(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
                           uint32_t now)
 {
-	const struct bucket *bucket = bucket_of(flows, key->hash);
-	uint32_t sequence = read_begin(bucket);
+	const struct gw_flow_bucket *bucket = bucket_of(flows, key->hash);
+	uint32_t sequence = gw_bucket_read_begin(bucket);
 	bool valid;
 	uint32_t index = search(flows, bucket, sequence, key, &valid);
+	struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, index);
 
-	if (!valid || index == 0 || !path_equals(flows, entry_at(flows, index), path) || !read_valid(bucket, sequence))
+	if (!valid || index == 0 || !gw_entry_path_equals(&flows->pool, entry, path) ||
+	    !gw_bucket_read_valid(bucket, sequence))
 		return false;
-	touch(entry_at(flows, index), now);
+	gw_entry_touch(entry, now);
 	return true;
 }
 
-unsigned gw_flows_learn(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
-                        uint32_t now)
+/* The entry of a key as a reader sees it, or 0; *valid tells whether that can be trusted. */
+static uint32_t search(const struct gw_flows *flows, const struct gw_flow_bucket *bucket, uint32_t sequence,
+                       const struct gw_flow_key *key, bool *valid)
 {
-	struct bucket *bucket = bucket_of(flows, key->hash);
-	uint32_t index, continuation, old = 0;
-	struct entry *entry;
+	uint32_t index = atomic_load_explicit(&bucket->head, memory_order_acquire);
+
+	while (index != 0 && !gw_entry_key_equals(gw_flow_entry_at(&flows->pool, index), key)) {
+		index = atomic_load_explicit(&gw_flow_entry_at(&flows->pool, index)->next, memory_order_acquire);
+		/* A chain that changes underfoot could lead in circles. */
+		if (!gw_bucket_read_valid(bucket, sequence)) {
+			*valid = false;
+			return 0;
+		}
+	}
+	*valid = index != 0 || gw_bucket_read_valid(bucket, sequence);
+	return index;
+}
+
+/* An entry with the continuations that a header of header_len takes, chained to *continuation; 0 when there are none. */
+static uint32_t take_flow(struct gw_flows *flows, unsigned slot, unsigned header_len, uint32_t *continuation)
+{
+	uint32_t index = take(flows, slot);
+	const unsigned number = gw_header_continuations(header_len);
+
+	*continuation = 0;
+	for (unsigned taken = 0; index && taken < number; taken++) {
+		uint32_t next = take(flows, slot);
+
+		if (!next) {
+			give_continuations(flows, slot, *continuation, taken);
+			give(flows, slot, index);
+			return 0;
+		}
+		atomic_store_explicit(&gw_flow_entry_at(&flows->pool, next)->next, *continuation, memory_order_release);
+		*continuation = next;
+	}
+	return index;
+}
+
+static uint32_t take(struct gw_flows *flows, unsigned slot)
+{
+	/* What one evicts another may take: try again, but not for ever. */
+	for (unsigned tries = 0; tries < EVICT_TRIES; tries++) {
+		uint32_t index = gw_flow_pool_take(&flows->pool);
+
+		if (index) {
+			gw_flow_hold(&flows->shares, slot);
+			return index;
+		}
+		evict(flows, slot);
+	}
+	return 0;
+}
+
+static bool evict(struct gw_flows *flows, unsigned slot)
+{
+	struct gw_flow_victim victim = gw_flow_victim(&flows->shares, &flows->pool, slot);
+
+	return victim.index != 0 && remove_older(flows, victim.index, victim.slot, victim.seen, EVICTED);
+}
+
+/* Links an entry that is filled into the chain of its key.  Returns the entry that had the key until then, or 0; that is
+ * the caller's now. */
+static uint32_t link_entry(struct gw_flows *flows, const struct gw_flow_key *key, uint32_t index, uint32_t now)
+{
+	struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, index);
+	struct gw_flow_bucket *bucket = bucket_of(flows, key->hash);
 	_Atomic uint32_t *link;
+	uint32_t old = 0;
 
-	if (already_known(flows, key, path, now))
-		return 0;
-	/* Taken before the lock, since making room takes another bucket's; given back when it was not needed. */
-	index = allocate_flow(flows, path->header_len, &continuation);
-	if (!index)
-		return GW_drop_flows_full;
-	entry = entry_at(flows, index);
-	for (unsigned i = 0; i < GW_KEY_WORDS; i++)
-		put(&entry->word[i], key->word[i]);
-	write_path(flows, entry, path, continuation);
-
-	lock(bucket);
+	gw_bucket_lock(bucket);
 	link = locate(flows, bucket, key, 0);
 	if (link) {
 		old = atomic_load_explicit(link, memory_order_relaxed);
-		unlink_entry(flows, link, false);
+		unlink_entry(flows, link, REPLACED);
 	}
 	atomic_store_explicit(&entry->next, atomic_load_explicit(&bucket->head, memory_order_relaxed),
 	                      memory_order_release);
 	atomic_store_explicit(&entry->seen, now, memory_order_relaxed);
 	atomic_store_explicit(&bucket->head, index, memory_order_release);
-	count(flows, key->word[GW_KEY_WORDS - 1], 1, false);
-	unlock(bucket);
-	if (old)
-		release_flow(flows, old);
-	return 0;
+	count(flows, key->word[GW_KEY_WORDS - 1], 1);
+	gw_bucket_unlock(bucket);
+	return old;
 }
+
+/* The link that leads to an entry of a locked bucket's chain, by key or (key NULL) by index; NULL if it is not there. */
+static _Atomic uint32_t *locate(const struct gw_flows *flows, struct gw_flow_bucket *bucket,
+                                const struct gw_flow_key *key, uint32_t index)
+{
+	_Atomic uint32_t *link = &bucket->head;
+	uint32_t at;
+
+	while ((at = atomic_load_explicit(link, memory_order_relaxed)) != 0) {
+		if (key ? gw_entry_key_equals(gw_flow_entry_at(&flows->pool, at), key) : at == index)
+			return link;
+		link = &gw_flow_entry_at(&flows->pool, at)->next;
+	}
+	return NULL;
+}
+
+/* Fragments are no flows. */
+static void count(struct gw_flows *flows, uint64_t key_word, uint64_t change)
+{
+	struct gw_flow_slot *slot = gw_flow_slot_at(&flows->shares, GW_KEY_SLOT(key_word));
+
+	if (GW_KEY_KIND(key_word) != GW_KEY_FRAGMENT)
+		atomic_fetch_add_explicit(&slot->flows[GW_KEY_FAMILY(key_word) == 6], change, memory_order_relaxed);
+}
+
+/* ---- Found ----------------------------------------------------------------------------------------------------------*/
 
 bool gw_flows_find(struct gw_flows *flows, const struct gw_flow_key *key, struct gw_flow_path *path, uint32_t now)
 {
-	const struct bucket *bucket = bucket_of(flows, key->hash);
+	const struct gw_flow_bucket *bucket = bucket_of(flows, key->hash);
 
 	for (;;) {
-		uint32_t sequence = read_begin(bucket);
+		uint32_t sequence = gw_bucket_read_begin(bucket);
 		bool valid;
 		uint32_t index = search(flows, bucket, sequence, key, &valid);
 
@@ -642,64 +309,154 @@ bool gw_flows_find(struct gw_flows *flows, const struct gw_flow_key *key, struct
 			continue;
 		if (index == 0)
 			return false;
-		valid = read_path(flows, entry_at(flows, index), path);
-		if (valid && read_valid(bucket, sequence)) {
-			touch(entry_at(flows, index), now);
+		valid = gw_entry_read_path(&flows->pool, gw_flow_entry_at(&flows->pool, index), path);
+		if (valid && gw_bucket_read_valid(bucket, sequence)) {
+			gw_entry_touch(gw_flow_entry_at(&flows->pool, index), now);
 			return true;
 		}
 	}
 }
 
+/* ---- Removed --------------------------------------------------------------------------------------------------------*/
+
 uint64_t gw_flows_expire(struct gw_flows *flows, uint32_t now, uint32_t idle_s)
 {
-	uint32_t end = atomic_load_explicit(&flows->fresh, memory_order_relaxed);
+	uint32_t end = gw_flow_pool_end(&flows->pool);
 	uint64_t removed = 0;
 
 	for (uint32_t index = 1; index < end; index++) {
-		struct entry *entry = entry_at(flows, index);
+		struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, index);
 		uint32_t seen = atomic_load_explicit(&entry->seen, memory_order_relaxed);
 		uint32_t idle = idle_s;
+		uint64_t key_word;
 
 		if (index % SWEEP_SLICE == 0)
 			sched_yield();
 		if (seen == 0)
 			continue;
-		if (idle > GW_FRAGMENT_IDLE_S && GW_KEY_KIND(get(&entry->word[GW_KEY_WORDS - 1])) == GW_KEY_FRAGMENT)
+		key_word = gw_entry_key_word(entry);
+		if (idle > GW_FRAGMENT_IDLE_S && GW_KEY_KIND(key_word) == GW_KEY_FRAGMENT)
 			idle = GW_FRAGMENT_IDLE_S;
 		if ((int32_t)(now - seen) > (int32_t)idle)
-			removed += remove_older(flows, index, now - idle - 1, true);
+			removed += remove_older(flows, index, GW_KEY_SLOT(key_word), now - idle - 1, TIMED_OUT);
 	}
 	return removed;
 }
 
 void gw_flows_forget(struct gw_flows *flows, unsigned slot)
 {
-	uint32_t end = atomic_load_explicit(&flows->fresh, memory_order_relaxed);
+	struct gw_flow_slot *counts = gw_flow_slot_at(&flows->shares, slot);
+	uint32_t end = gw_flow_pool_end(&flows->pool);
 
 	for (uint32_t index = 1; index < end; index++) {
-		struct entry *entry = entry_at(flows, index);
+		struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, index);
 		uint32_t seen = atomic_load_explicit(&entry->seen, memory_order_relaxed);
 
 		if (index % SWEEP_SLICE == 0)
 			sched_yield();
-		if (seen != 0 && GW_KEY_SLOT(get(&entry->word[GW_KEY_WORDS - 1])) == slot)
-			remove_older(flows, index, seen, false);
+		if (seen != 0 && GW_KEY_SLOT(gw_entry_key_word(entry)) == slot)
+			remove_older(flows, index, slot, seen, FORGOTTEN);
 	}
-	for (unsigned family = 0; family < 2; family++)
-		atomic_store_explicit(&flows->slot[slot].timed_out[family], 0, memory_order_relaxed);
+	for (unsigned family = 0; family < 2; family++) {
+		atomic_store_explicit(&counts->timed_out[family], 0, memory_order_relaxed);
+		atomic_store_explicit(&counts->evicted[family], 0, memory_order_relaxed);
+	}
 }
+
+/* Removes a slot's entry unless it was used after `before`.  Its key is read without the lock, so the entry may have moved
+ * on, to another slot or chain: then it stays. */
+static bool remove_older(struct gw_flows *flows, uint32_t index, unsigned slot, uint32_t before, enum leave why)
+{
+	struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, index);
+	struct gw_flow_bucket *bucket;
+	struct gw_flow_key key;
+	_Atomic uint32_t *link;
+
+	gw_entry_read_key(entry, &key);
+	if (GW_KEY_SLOT(key.word[GW_KEY_WORDS - 1]) != slot)
+		return false;
+	gw_flow_hash(flows, &key);
+	bucket = bucket_of(flows, key.hash);
+	gw_bucket_lock(bucket);
+	link = locate(flows, bucket, NULL, index);
+	if (link && (int32_t)(atomic_load_explicit(&entry->seen, memory_order_relaxed) - before) <= 0)
+		unlink_entry(flows, link, why);
+	else
+		link = NULL;
+	gw_bucket_unlock(bucket);
+	if (link)
+		give_flow(flows, index);
+	return link != NULL;
+}
+
+/* Takes the entry that *link leads to out of its locked chain.  It is the caller's now, with its continuations. */
+static void unlink_entry(struct gw_flows *flows, _Atomic uint32_t *link, enum leave why)
+{
+	struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, atomic_load_explicit(link, memory_order_relaxed));
+	const uint64_t key_word = gw_entry_key_word(entry);
+	struct gw_flow_slot *slot = gw_flow_slot_at(&flows->shares, GW_KEY_SLOT(key_word));
+
+	atomic_store_explicit(link, atomic_load_explicit(&entry->next, memory_order_relaxed), memory_order_release);
+	atomic_store_explicit(&entry->seen, 0, memory_order_relaxed);
+	count(flows, key_word, (uint64_t)-1);
+	if (GW_KEY_KIND(key_word) != GW_KEY_FRAGMENT && (why == EVICTED || why == TIMED_OUT))
+		atomic_fetch_add_explicit(&(why == EVICTED ? slot->evicted : slot->timed_out)[GW_KEY_FAMILY(key_word) == 6],
+		                          1, memory_order_relaxed);
+}
+
+/* Gives back an unlinked entry and its continuations. */
+static void give_flow(struct gw_flows *flows, uint32_t index)
+{
+	const struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, index);
+	const unsigned slot = GW_KEY_SLOT(gw_entry_key_word(entry));
+	const uint64_t rest = gw_entry_get(&entry->word[GW_ENTRY_REST]);
+
+	give_continuations(flows, slot, gw_entry_continuation(rest), gw_header_continuations(gw_entry_header_len(rest)));
+	give(flows, slot, index);
+}
+
+static void give_continuations(struct gw_flows *flows, unsigned slot, uint32_t first, unsigned number)
+{
+	for (uint32_t next; number > 0; number--, first = next) {
+		next = atomic_load_explicit(&gw_flow_entry_at(&flows->pool, first)->next, memory_order_relaxed);
+		give(flows, slot, first);
+	}
+}
+
+static void give(struct gw_flows *flows, unsigned slot, uint32_t index)
+{
+	gw_flow_let_go(&flows->shares, slot);
+	gw_flow_pool_give(&flows->pool, index);
+}
+
+/* ---- Counted --------------------------------------------------------------------------------------------------------*/
 
 uint64_t gw_flows_count(const struct gw_flows *flows, unsigned slot, unsigned family)
 {
-	return atomic_load_explicit(&flows->slot[slot].flows[family == 6], memory_order_relaxed);
+	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->flows[family == 6], memory_order_relaxed);
 }
 
 uint64_t gw_flows_timed_out(const struct gw_flows *flows, unsigned slot, unsigned family)
 {
-	return atomic_load_explicit(&flows->slot[slot].timed_out[family == 6], memory_order_relaxed);
+	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->timed_out[family == 6], memory_order_relaxed);
+}
+
+uint64_t gw_flows_evicted(const struct gw_flows *flows, unsigned slot, unsigned family)
+{
+	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->evicted[family == 6], memory_order_relaxed);
 }
 
 uint64_t gw_flows_entries(const struct gw_flows *flows)
 {
-	return atomic_load_explicit(&flows->used, memory_order_relaxed);
+	uint64_t entries = 0;
+
+	for (unsigned slot = 0; slot < flows->shares.slots; slot++)
+		entries += gw_flow_held(&flows->shares, slot);
+	/* What one slot loses while this goes on, another may gain. */
+	return entries < flows->pool.max ? entries : flows->pool.max;
+}
+
+void gw_flows_free(struct gw_flows *flows)
+{
+	munmap(flows, flows->mapped);
 }

@@ -9,40 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "geneve.h"
-
-/*
- * A key: words 0-1 and 2-3 the two addresses (IPv4 in the first four bytes, the rest 0), word 4 as GW_KEY_WORD packs it.
- * hash is set by gw_flow_hash().
- */
-#define GW_KEY_WORDS 5
-
-struct gw_flow_key {
-	uint64_t word[GW_KEY_WORDS];
-	uint64_t hash;
-};
-
-#define GW_KEY_FRAGMENT 1u   /* ports: the identification of the datagram */
-#define GW_KEY_ICMP_ERROR 2u /* ports: a digest of the flow it is about */
-
-#define GW_KEY_WORD(ports, protocol, family, kind, slot)                                                              \
-	((uint64_t)(ports) | (uint64_t)(protocol) << 32 | (uint64_t)(family) << 40 | (uint64_t)(kind) << 44 |         \
-	 (uint64_t)(slot) << 48)
-#define GW_KEY_FAMILY(word) ((unsigned)((word) >> 40 & 15))
-#define GW_KEY_KIND(word) ((unsigned)((word) >> 44 & 15))
-#define GW_KEY_SLOT(word) ((unsigned)((word) >> 48))
-#define GW_SLOTS_MAX 65536u
-
-#define GW_HEADER_WORDS ((GW_GENEVE_MAX + 7) / 8)
-
-/* The way back.  header holds header_len bytes as they came, padded with zeros to a whole word. */
-struct gw_flow_path {
-	uint32_t gwlb_address; /* network byte order */
-	uint32_t own_address;
-	uint16_t gwlb_port; /* host byte order */
-	uint16_t header_len;
-	uint64_t header[GW_HEADER_WORDS];
-};
+#include "flow_key.h"
 
 struct gw_flows;
 
@@ -60,7 +27,8 @@ void gw_flow_hash(const struct gw_flows *flows, struct gw_flow_key *key);
 void gw_flows_prefetch_bucket(const struct gw_flows *flows, const struct gw_flow_key *key);
 void gw_flows_prefetch_entry(const struct gw_flows *flows, const struct gw_flow_key *key);
 
-/* Makes path the way back of key, whatever it was.  Returns 0 or GW_drop_flows_full. */
+/* Makes path the way back of key, whatever it was.  When the table is full, a flow goes: one of the key's own slot if that
+ * has used up its share, else one of a slot above its share.  Returns 0 or GW_drop_flows_full. */
 unsigned gw_flows_learn(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
                         uint32_t now);
 
@@ -76,9 +44,11 @@ uint64_t gw_flows_expire(struct gw_flows *flows, uint32_t now, uint32_t idle_s);
 /* Forgets all that belongs to a slot, which nobody may be learning for any more. */
 void gw_flows_forget(struct gw_flows *flows, unsigned slot);
 
-/* Of a slot and family (4 or 6): flows now, and timed out since the slot was last forgotten. */
+/* Of a slot and family (4 or 6), fragments not counted: flows now; timed out, and evicted from the full table, since the
+ * slot was last forgotten. */
 uint64_t gw_flows_count(const struct gw_flows *flows, unsigned slot, unsigned family);
 uint64_t gw_flows_timed_out(const struct gw_flows *flows, unsigned slot, unsigned family);
+uint64_t gw_flows_evicted(const struct gw_flows *flows, unsigned slot, unsigned family);
 
 /* Entries in use: flows, fragments, and what long headers take beside. */
 uint64_t gw_flows_entries(const struct gw_flows *flows);

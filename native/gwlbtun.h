@@ -201,9 +201,11 @@ GW_EXPORT uint64_t gw_endpoint_last_ns(const struct gw_endpoint *endpoint);
 GW_EXPORT uint64_t gw_endpoint_ring_drops(const struct gw_endpoint *endpoint);
 GW_EXPORT uint64_t gw_endpoint_ring_bytes(const struct gw_endpoint *endpoint);
 
-/* Flows of one family (4 or 6) now, and how many timed out since the endpoint was made. */
+/* Flows of one family (4 or 6) now, and how many timed out or were evicted from the full table since the endpoint was
+ * made. */
 GW_EXPORT uint64_t gw_endpoint_flows(const struct gw_endpoint *endpoint, unsigned family);
 GW_EXPORT uint64_t gw_endpoint_flows_timed_out(const struct gw_endpoint *endpoint, unsigned family);
+GW_EXPORT uint64_t gw_endpoint_flows_evicted(const struct gw_endpoint *endpoint, unsigned family);
 
 /* ---- Tunnel threads -----------------------------------------------------------------------------------------------*/
 

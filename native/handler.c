@@ -470,6 +470,11 @@ uint64_t gw_endpoint_flows_timed_out(const struct gw_endpoint *endpoint, unsigne
 	return gw_flows_timed_out(endpoint->handler->flows, endpoint->slot, family);
 }
 
+uint64_t gw_endpoint_flows_evicted(const struct gw_endpoint *endpoint, unsigned family)
+{
+	return gw_flows_evicted(endpoint->handler->flows, endpoint->slot, family);
+}
+
 int gw_tunnel_bell(const struct gw_endpoint *endpoint, unsigned side, unsigned thread)
 {
 	return endpoint->tunnel[side][thread].bell;

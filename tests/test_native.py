@@ -16,7 +16,7 @@ import packets
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "native"
-PARTS = [NATIVE / name for name in ("flow.c", "geneve.c", "packet.c", "ring.c")]
+PARTS = [NATIVE / name for name in ("flow.c", "flow_evict.c", "flow_pool.c", "geneve.c", "packet.c", "ring.c")]
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-pthread", "-Wall", "-Wextra", "-Werror"]
 KEY_WORDS = 5
 
@@ -65,7 +65,7 @@ def parts(tmp_path_factory):
     loaded.gw_flows_expire.restype = c_uint64
     loaded.gw_flows_forget.argtypes = (c_void_p, c_uint)
     loaded.gw_flows_entries.restype = c_uint64
-    for name in ("gw_flows_count", "gw_flows_timed_out"):
+    for name in ("gw_flows_count", "gw_flows_timed_out", "gw_flows_evicted"):
         getattr(loaded, name).argtypes = (c_void_p, c_uint, c_uint)
         getattr(loaded, name).restype = c_uint64
     loaded.gw_geneve_parse.argtypes = (c_char_p, c_size_t, POINTER(Geneve))
@@ -270,6 +270,9 @@ class Flows:
 
     def count(self, family=4, slot=0):
         return self.parts.gw_flows_count(self.table, slot, family)
+
+    def evicted(self, family=4, slot=0):
+        return self.parts.gw_flows_evicted(self.table, slot, family)
 
     def entries(self):
         return self.parts.gw_flows_entries(self.table)

@@ -25,6 +25,12 @@ def hook(kind, verb, handle, device):
     return PASSTHROUGH + lines + (CLASSES.get(kind, "") if handle else "")
 
 
+def has(lab, kind):
+    """Whether this kernel knows the kind of qdisc."""
+    lab.appliance.run("ip", "tuntap", "add", "mode", "tun", "name", "probe", check=False)
+    return not lab.appliance.run("tc", "qdisc", "replace", "dev", "probe", "root", *KINDS[kind].split(), check=False).returncode
+
+
 def roots(lab, device):
     shown = lab.appliance.run("tc", "qdisc", "show", "dev", device).stdout
     return [line.split()[1:3] for line in shown.splitlines() if " root " in line]
@@ -38,6 +44,9 @@ def up(lab, daemon, endpoint):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_qdisc_that_a_hook_sets_stands(lab, kind):
+    if not has(lab, kind):  # kernels built small lack some
+        assert kind not in ("tbf", "htb", "pfifo")
+        return
     for number, (verb, handle, device) in enumerate(itertools.product(("add", "replace"), (True, False), ("$2", "$3"))):
         daemon = lab.start(hook=hook(kind, verb, handle, device))
         endpoint = lab.endpoint(ENI + number)

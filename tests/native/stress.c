@@ -7,6 +7,8 @@
  * Flows: writers learn and relearn a small set of keys, each time under a header that all of its words can be checked
  * against; readers must never see a header that is not whole or not of their key; a sweeper expires, another forgets.  The
  * table is smaller than the set of keys, so that entries move between chains all the time.
+ * Shares: writers flood two slots with new flows, fragments and long headers; readers must always find the flows of a third
+ * slot, which is within its share.
  * Ring: a producer writes frames of all sizes whose bytes follow from their number; the consumer checks each.
  */
 #include <pthread.h>
@@ -19,6 +21,7 @@
 
 #define KEYS 600u
 #define TABLE 256u
+#define QUIET 20u
 #define FRAMES 200000u
 
 static struct gw_flows *flows;
@@ -135,6 +138,77 @@ static void stress_flows(void)
 	gw_flows_free(flows);
 }
 
+/* A flow that no other call is for. */
+static void make_share_key(struct gw_flow_key *key, unsigned n, unsigned slot)
+{
+	make_key(key, n);
+	key->word[4] = GW_KEY_WORD(n, 17, 4, slot != 0 && n % 3 == 0 ? GW_KEY_FRAGMENT : 0, slot);
+	gw_flow_hash(flows, key);
+}
+
+static void learn_share(unsigned n, unsigned slot, uint32_t now)
+{
+	struct gw_flow_path path;
+	struct gw_flow_key key;
+
+	make_share_key(&key, n, slot);
+	make_path(&path, n, n & 0xffff);
+	gw_flows_learn(flows, &key, &path, now);
+}
+
+static void *flood(void *argument)
+{
+	/* Continuations hold this where a slot was in what was an entry before: no table has so many slots. */
+	unsigned from = 0xf0000000u + ((unsigned)(uintptr_t)argument << 24);
+
+	for (unsigned i = 0; i < rounds; i++)
+		learn_share(from + i, 1 + i % 2, 9);
+	return NULL;
+}
+
+static void *find_quiet(void *argument)
+{
+	(void)argument;
+	for (unsigned n = 0; !atomic_load(&done); n = (n + 1) % QUIET) {
+		struct gw_flow_path path;
+		struct gw_flow_key key;
+
+		make_share_key(&key, n, 0);
+		if (!gw_flows_find(flows, &key, &path, 1))
+			fail("a flow within its slot's share was evicted");
+		check_path(&path, n);
+	}
+	return NULL;
+}
+
+static void stress_shares(void)
+{
+	pthread_t thread[5];
+
+	flows = gw_flows_new(TABLE, 3);
+	if (!flows)
+		fail("no memory");
+	atomic_store(&done, false);
+	for (unsigned n = 0; n < QUIET; n++)
+		learn_share(n, 0, 1);
+	for (unsigned i = 0; i < 5; i++)
+		pthread_create(&thread[i], NULL, i < 3 ? flood : find_quiet, (void *)(uintptr_t)(i + 1));
+	for (unsigned i = 0; i < 3; i++)
+		pthread_join(thread[i], NULL);
+	atomic_store(&done, true);
+	for (unsigned i = 3; i < 5; i++)
+		pthread_join(thread[i], NULL);
+	if (gw_flows_count(flows, 0, 4) != QUIET || gw_flows_evicted(flows, 0, 4) != 0)
+		fail("flows within their slot's share were counted as evicted");
+	if (gw_flows_evicted(flows, 1, 4) == 0 || gw_flows_evicted(flows, 2, 4) == 0)
+		fail("a flood evicted nothing");
+	for (unsigned slot = 0; slot < 3; slot++)
+		gw_flows_forget(flows, slot);
+	if (gw_flows_entries(flows) != 0)
+		fail("entries were lost");
+	gw_flows_free(flows);
+}
+
 static struct gw_ring *ring;
 
 static size_t frame_len(unsigned n)
@@ -200,6 +274,7 @@ int main(int argc, char **argv)
 {
 	rounds = argc > 1 ? (unsigned)atoi(argv[1]) : 200000;
 	stress_flows();
+	stress_shares();
 	stress_ring();
 	return 0;
 }
