@@ -13,6 +13,7 @@ from . import StartError, __version__, fastpath, health, hooks, rpfilter, tun
 from .endpoints import Endpoints
 from .logs import CORE, Log
 from .receiver import Receiver, buffer_size, open_sockets, raw_socket
+from .reports import Reports
 from .settings import Settings
 from .trace import Trace, level_wanted
 from .watch import DropWatch
@@ -72,6 +73,8 @@ class Daemon:
             for index, (place, udp_socket) in enumerate(zip(places, sockets))]
         self._health = health.Health(settings, self._receivers, self._endpoints, list(shim.drop_texts),
                                      self._handler.flow_entries, min(map(buffer_size, sockets)), self._stopping)
+        if self._server:
+            self._reports = Reports(self._health, self._form(), self._server.wake, log)
         self._drop_watch = DropWatch(shim.drop_texts, log)
         self._filter_watch = rpfilter.watch()
 
@@ -87,10 +90,13 @@ class Daemon:
         self._log.start(Trace(self._handler, self._log) if traced else None)
         self._log.info(CORE, f"gwlbtun {__version__} starts, process {os.getpid()}.")
         Worker(self._log, "gwlbtun Stop", self._stop).start()  # at once: later there may be no room for it
+        if self._server:
+            self._server.start()
+            self._reports.start()
         for receiver in self._receivers:
             receiver.worker.start()
         if self._server:
-            self._server.start()
+            self._server.open()
 
     def _loop(self) -> None:
         """Waits for signals, and does what is due every second, until all has been stopped."""
@@ -150,14 +156,13 @@ class Daemon:
             self._stopped.set()
             self._wake_write.send(b"\0")
 
-    def _answer(self) -> Answer:
-        snapshot = self._health.snapshot()
-        status = 200 if snapshot["healthy"] else 503
+    def _answer(self, path: str, accept: str, late: bool) -> Optional[Answer]:
+        return self._reports.answer(late)
+
+    def _form(self) -> Optional[health.Form]:
         if self._settings.health_status_only:
-            return status, "", b""
-        if self._settings.health_json:
-            return status, "application/json", health.render_json(snapshot).encode()
-        return status, "text/html; charset=utf-8", health.render_html(snapshot).encode()
+            return None
+        return health.JSON if self._settings.health_json else health.HTML
 
 
 def _drain(source: socket.socket) -> bytes:

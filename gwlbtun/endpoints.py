@@ -17,7 +17,7 @@ from .logs import CORE, Log
 from .rpfilter import ReversePathFilter
 from .settings import Settings
 from .tunnel import Tunnel
-from .worker import Worker
+from .worker import Worker, breathing
 
 RETRY_S = 10.0
 SILENCE_S = 10.0       # without one packet back, after which a hint is due
@@ -55,6 +55,7 @@ class Endpoint:
         self._up_ns = 0
         self._final_counters: Optional[Counter[str]] = None
         self._silence_told = False
+        self._carried = False
         self._filter = ReversePathFilter(self.inward.name, self._log)
         self._control = Worker(self._log, f"gwlbtun C{serial % 10_000_000:03d}", self._live)
 
@@ -190,12 +191,16 @@ class Endpoint:
 
     def counters(self) -> Counter[str]:
         """Those of all its T threads, added up."""
-        total: Counter[str] = collections.Counter()
-        for tunnel in self.tunnels:
-            for counters in tunnel.counters():
-                total.update(counters)
+        rows = [row for tunnel in self.tunnels for row in tunnel.counters()]
+        total: Counter[str] = collections.Counter(dict(zip(rows[0]._fields, map(sum, zip(*rows)))))
         # Set before the counters went away, so it is there for whoever missed some of them.
         return total if self._final_counters is None else self._final_counters
+
+    @property
+    def carried(self) -> bool:
+        """Whether it has ever sent a packet back to the load balancer."""
+        self._carried = self._carried or self.counters()["packets_sent"] > 0
+        return self._carried
 
     def free(self) -> None:
         """When nothing runs any more. Its counters stay what they are."""
@@ -308,7 +313,7 @@ class Endpoints:
         """The counters of all T threads there are and have been, added up; the times among them mean nothing."""
         with self._lock:
             total, unburied = self._buried.copy(), list(self._unburied)
-        for endpoint in unburied:  # without the lock: receivers need it for new endpoints, and there may be many threads
+        for endpoint in breathing(unburied):  # without the lock: receivers need it for new endpoints, and there may be many threads
             total.update(endpoint.counters())
         return total
 

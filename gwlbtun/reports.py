@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT-0
+"""Reports of health: one thread makes them, and whoever asks shares the newest.
+
+With many endpoints a report takes a while, and nobody waits for that: it is made anew every second or so, and the server
+answers with the one before it meanwhile. Whether gwlbtun is healthy is no part of that: it is found out for the answer.
+"""
+import threading
+import time
+from typing import Callable, List, NamedTuple, Optional
+
+from .health import Form, Health
+from .logs import CORE, Log
+from .web import Answer
+from .worker import Worker, breathing
+
+AGE_S = 1.0            # how long a report is shared
+SHARE = 0.02           # of one core: while reports take less, every question has a new one
+SAVED_S = 5.0          # for so long that share is saved up where nobody asks
+UNASKED_SHARE = 0.05   # of one core at most, for reports made so that one is at hand
+
+
+class _Report(NamedTuple):
+    reasons: List[str]
+    tail: bytes
+    due: float  # when it is too old to be shared
+
+
+class _Verdict(NamedTuple):
+    reasons: List[str]
+    stopping: bool
+    due: float
+
+
+class Reports:
+    """Makes them, in a thread of its own, in one form; without a form there is nothing but the status."""
+
+    def __init__(self, health: Health, form: Optional[Form], wake: Callable[[], None], log: Log):
+        """wake(): called when there is a new one."""
+        self._health = health
+        self._form = form
+        self._wake = wake
+        self._log = log
+        self._report: Optional[_Report] = None
+        self._verdict = _Verdict([], False, 0.0)
+        self._shown = False
+        self._failure = ""
+        self._wanted = threading.Event()
+        self._worker = Worker(log, "gwlbtun Report", self._make_them)
+
+    def start(self) -> None:
+        """Raises RuntimeError when the system has no room for another thread."""
+        if self._form:
+            self._worker.start()
+
+    def answer(self, late: bool) -> Optional[Answer]:
+        """None: a newer one is being made. When it is late, what there is has to do. Called by one thread only."""
+        reasons = self._reasons()
+        status = 503 if reasons else 200
+        if not self._form:
+            return Answer(status)
+        report = self._report
+        if report is None or (not late and (time.monotonic() >= report.due or report.reasons != reasons)):
+            self._wanted.set()
+            return None
+        self._shown = True
+        return Answer(status, self._form.content_type, (self._form.head(reasons).encode(), report.tail))
+
+    def _reasons(self) -> List[str]:
+        """Why gwlbtun is unhealthy; with many endpoints, some hundredths of a second ago."""
+        stopping, begin, work = self._health.stopping, time.monotonic(), time.thread_time()
+        if begin >= self._verdict.due or stopping != self._verdict.stopping:
+            reasons = self._health.reasons()
+            self._verdict = _Verdict(reasons, stopping, begin + (time.thread_time() - work) / UNASKED_SHARE)
+        return self._verdict.reasons
+
+    def _make_them(self) -> None:
+        due, cost = 0.0, 0.0
+        while True:
+            begin, work = time.monotonic(), time.thread_time()
+            try:
+                shown, self._shown = self._shown, False
+                snapshot = self._health.snapshot(shown)
+                tail = "".join(breathing(self._form.tail(snapshot))).encode()
+                cost = time.thread_time() - work
+                due = min(max(due, begin - SAVED_S) + cost / SHARE, begin + AGE_S)
+                self._report = _Report(snapshot["reasons"], tail, due)
+                self._verdict = self._verdict._replace(due=begin)  # the report may know better
+            except Exception as error:
+                self._tell(f"{type(error).__name__}: {error}")
+            self._wanted.clear()  # before waking: who is not content with this one asks again
+            self._wake()
+            self._wanted.wait(max(AGE_S, cost / UNASKED_SHARE))
+
+    def _tell(self, failure: str) -> None:
+        if failure != self._failure:
+            self._failure = failure
+            self._log.critical(CORE, f"Cannot make a health report ({failure}). Health checks still get the right status.")
