@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT-0
 """Reports of health: one thread makes them, and whoever asks shares the newest.
 
-With many endpoints a report takes a while, and nobody waits for that: it is made anew every second or so, and the server
-answers with the one before it meanwhile. Whether gwlbtun is healthy is no part of that: it is found out for the answer.
+With many endpoints a report takes a while, and nobody waits for that: there is at most one a second for all who ask, and the
+server answers with the one before it while it is made. To have one at hand that is not old, it is made unasked as well.
+Whether gwlbtun is healthy is no part of that: it is found out for the answer.
 """
 import threading
 import time
@@ -14,9 +15,10 @@ from .web import Answer
 from .worker import Worker, breathing
 
 AGE_S = 1.0            # how long a report is shared
-SHARE = 0.02           # of one core: while reports take less, every question has a new one
-SAVED_S = 5.0          # for so long that share is saved up where nobody asks
-UNASKED_SHARE = 0.05   # of one core at most, for reports made so that one is at hand
+CHEAP_S = 0.002        # of work: a report that takes less is made for each question
+CHEAP_SHARE = 0.2      # of one core, which those may take;
+SAVED_S = 5.0          # for so long it is saved up where nobody asks
+UNASKED_SHARE = 0.05   # of one core at most, for what is made unasked
 
 
 class _Report(NamedTuple):
@@ -74,7 +76,7 @@ class Reports:
         return self._verdict.reasons
 
     def _make_them(self) -> None:
-        due, cost = 0.0, 0.0
+        asked, cost, due = False, 0.0, 0.0
         while True:
             begin, work = time.monotonic(), time.thread_time()
             try:
@@ -82,16 +84,24 @@ class Reports:
                 snapshot = self._health.snapshot(shown)
                 tail = "".join(breathing(self._form.tail(snapshot))).encode()
                 cost = time.thread_time() - work
-                due = min(max(due, begin - SAVED_S) + cost / SHARE, begin + AGE_S)
-                self._report = _Report(snapshot["reasons"], tail, due)
+                if asked:
+                    due = _due(begin, cost, due)
+                self._report = _Report(snapshot["reasons"], tail, due if asked else begin)
                 self._verdict = self._verdict._replace(due=begin)  # the report may know better
             except Exception as error:
                 self._tell(f"{type(error).__name__}: {error}")
             self._wanted.clear()  # before waking: who is not content with this one asks again
             self._wake()
-            self._wanted.wait(max(AGE_S, cost / UNASKED_SHARE))
+            asked = self._wanted.wait(max(AGE_S, cost / UNASKED_SHARE))
 
     def _tell(self, failure: str) -> None:
         if failure != self._failure:
             self._failure = failure
             self._log.critical(CORE, f"Cannot make a health report ({failure}). Health checks still get the right status.")
+
+
+def _due(begin: float, cost: float, last: float) -> float:
+    """When a report that was begun then is too old to be shared, and another may be made."""
+    if cost >= CHEAP_S:
+        return begin + AGE_S
+    return min(max(last, begin - SAVED_S) + cost / CHEAP_SHARE, begin + AGE_S)

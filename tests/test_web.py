@@ -8,9 +8,12 @@ import threading
 import pytest
 
 from gwlbtun import StartError, web
+from gwlbtun.settings import Address
+from gwlbtun.web import Answer
 from logbook import LINE, Logbook
 
 LOOPBACKS = ["127.0.0.1", "::1"]
+WELL = Answer(200, "text/plain", (b"we", b"ll"))
 
 
 @pytest.fixture
@@ -26,10 +29,13 @@ def book(tmp_path):
 def serve(book):
     """Starts a server with an answer; gives its port."""
     with contextlib.ExitStack() as stack:
-        def start(answer=(200, "text/plain", b"well")):
-            server = web.Server(0, lambda: answer, book.log)
+        def start(answer=WELL, host=""):
+            """answer: one, or what makes them from path, Accept header and whether it is late."""
+            server = web.Server(Address(host, 0), answer if callable(answer) else lambda *asked: answer, book.log)
             stack.callback(server.stop)
             server.start()
+            server.open()
+            start.server = server
             return server.socket.getsockname()[1]
         yield start
 
@@ -65,7 +71,7 @@ def test_any_path_over_both_families(serve, host, path):
 
 @pytest.mark.parametrize("status", [200, 503])
 def test_head_is_get_without_the_body(serve, status):
-    port = serve((status, "application/json", b"{}"))
+    port = serve(Answer(status, "application/json", (b"{}",)))
     got, head = ask("::1", port), ask("::1", port, "HEAD")
     assert got[0] == head[0] == status
     assert (got[2], head[2]) == (b"{}", b"")
@@ -74,7 +80,7 @@ def test_head_is_get_without_the_body(serve, status):
 
 
 def test_a_status_without_a_body(serve):
-    status, headers, body = ask("127.0.0.1", serve((503, "", b"")))
+    status, headers, body = ask("127.0.0.1", serve(Answer(503)))
     assert (status, body, headers["Content-Length"]) == (503, b"", "0")
     assert headers["Content-Type"] is None
 
@@ -98,7 +104,7 @@ def test_garbage_gets_an_error_or_nothing(serve, data, capfd):
 
 
 def test_a_client_that_goes_at_once(serve, capfd):
-    port = serve((200, "text/plain", b"x" * 1_000_000))
+    port = serve(Answer(200, "text/plain", (b"x" * 1_000_000,)))
     for _ in range(20):
         client = connect(port)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close() sends a reset
@@ -109,7 +115,7 @@ def test_a_client_that_goes_at_once(serve, capfd):
 
 
 def test_a_silent_client_is_hung_up_on(serve, monkeypatch):
-    monkeypatch.setattr(web._Request, "timeout", 0.2)
+    monkeypatch.setattr(web, "REQUEST_S", 0.2)
     with connect(serve()) as client:
         client.sendall(b"GET / HT")
         assert client.recv(100) == b""
@@ -129,8 +135,7 @@ def test_silent_clients_cannot_keep_a_health_check_out(serve):
         assert ask("127.0.0.1", port)[0] == 200
         silent[0].settimeout(10)
         assert silent[0].recv(1) == b""  # the oldest had to go
-        handlers = [thread for thread in threading.enumerate() if "process_request" in thread.name]
-        assert len(handlers) <= web.CONNECTIONS + 1
+        assert [thread.name for thread in threading.enumerate()].count("gwlbtun Health") == 1
 
 
 def test_requests_are_logged_and_cannot_forge_a_line(serve, book):
@@ -147,7 +152,7 @@ def test_a_port_that_is_taken(book, family, address):
         holder.listen()
         port = holder.getsockname()[1]
         with pytest.raises(StartError, match=f"TCP port {port} .* is taken: .*-p"):
-            web.Server(port, lambda: (200, "", b""), book.log)
+            web.Server(Address("", port), lambda *asked: WELL, book.log)
 
 
 def test_without_ipv6_it_serves_ipv4(serve, monkeypatch):
