@@ -11,6 +11,7 @@ import http.server
 import io
 import ipaddress
 import os
+import re
 import selectors
 import socket
 import threading
@@ -30,7 +31,7 @@ REQUEST_S = 5.0
 PATIENCE_S = 0.05       # for an answer that is being made; then the one before it has to do
 ANSWER_S = 10.0
 LINGER_S = 1.0          # in which a client that still sends may read why it is refused
-RETRY_S = 0.1
+RETRY_S = 0.01
 BUFFER_BYTES = 65_536   # of each connection, in each direction, in the kernel
 
 
@@ -42,30 +43,33 @@ class Answer(NamedTuple):
     body: Tuple[bytes, ...] = ()
 
 
+_END_OF_HEADERS = re.compile(rb"\n\r?\n")
+
 # From the path, the Accept header, and whether it is late: None says that a newer answer is being made, so ask again when
 # Server.wake() has been called, or when it is late.
 Answerer = Callable[[str, str, bool], Optional[Answer]]
 
 
 class _Request(http.server.BaseHTTPRequestHandler):
-    """One request, read from memory and answered into memory. With nothing in output, there was none."""
+    """One request, read from memory and answered into memory."""
 
     protocol_version = "HTTP/1.1"
 
     def __init__(self, data: bytes, client: str, log: Log):  # in place of the base's, which reads a socket at once
         self.client = client
         self._log = log
-        self._complete = len(data) <= REQUEST_BYTES
         self._line, _, self._headers = data.partition(b"\n")
+        if len(self._line.split()) != 2:  # or else the base would refuse it without a status, as HTTP/0.9 has none
+            self.default_request_version = "HTTP/1.0"
         self.raw_requestline = self._line + b"\n"
         self.requestline = self.request_version = self.command = self.path = ""
         self.wfile = io.BytesIO()
 
-    def read(self) -> bool:
-        """False: it is not to be answered but by what is in output."""
-        if not self._complete and len(self._line) >= REQUEST_BYTES:
+    def read(self, too_large: bool) -> bool:
+        """False: the answer is what is in output already."""
+        if too_large and not self._headers:
             self.send_error(414)
-        elif not self._complete or self._headers.count(b"\n") > REQUEST_HEADERS:
+        elif too_large or self._headers.count(b"\n") > REQUEST_HEADERS + 1:  # the last is an empty line
             self.send_error(431)
         else:
             # The parser of headers is slow, so it gets only those that choose an answer.
@@ -191,15 +195,18 @@ class Server:
                 accepted, address = self.socket.accept()
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):  # no descriptor left: others must end first
-                    time.sleep(RETRY_S / 10)
                     self._drop_oldest()
+                    time.sleep(RETRY_S)
                 return
             accepted.setblocking(False)
             connection = _Connection(accepted, address[0])
             self._connections[connection] = None
-            self._selector.register(accepted, selectors.EVENT_READ, connection)
+            self._serve_one(connection, self._await_request)
             if len(self._connections) > CONNECTIONS:
                 self._drop_oldest()
+
+    def _await_request(self, connection: _Connection) -> None:
+        self._watch(connection, selectors.EVENT_READ)
 
     def _drop_oldest(self) -> None:
         if self._connections:
@@ -232,14 +239,16 @@ class Server:
         connection.received += more
         if not connection.received:  # it came and went: not worth a line
             self._drop(connection)
-        elif not more or len(connection.received) > REQUEST_BYTES or _complete(connection.received):
-            self._begin(connection)
+            return
+        data = _whole_request(connection.received)
+        if data is not None or not more or len(connection.received) > REQUEST_BYTES:
+            request = _Request(bytes(connection.received) if data is None else data, connection.client, self._log)
+            self._begin(connection, request, too_large=data is None and bool(more))
 
-    def _begin(self, connection: _Connection) -> None:
+    def _begin(self, connection: _Connection, request: _Request, too_large: bool) -> None:
         self._watch(connection, 0)
-        request = _Request(bytes(connection.received).lstrip(b"\r\n"), connection.client, self._log)
         connection.received.clear()
-        if request.read():
+        if request.read(too_large):
             connection.request, connection.due = request, time.monotonic() + PATIENCE_S
             self._try(connection)
         else:
@@ -282,13 +291,14 @@ class Server:
             self._drop(connection)
 
 
-def _complete(received: bytearray) -> bool:
-    """Whether there is a whole request, or what will never be one. One of HTTP/0.9 is a line alone."""
-    begun = received.lstrip(b"\r\n")
-    end = begun.find(b"\n")
-    if end < 0:
-        return not begun
-    return len(begun[:end].split()) < 3 or begun.find(b"\n\n", end) >= 0 or begun.find(b"\n\r\n", end) >= 0
+def _whole_request(received: bytearray) -> Optional[bytes]:
+    """Up to the end of its headers; None: there is more to come. A request of HTTP/0.9 is a line alone, and so is garbage."""
+    begun = bytes(received).lstrip(b"\r\n")
+    line, newline, _ = begun.partition(b"\n")
+    if not begun or newline and len(line.split()) < 3:
+        return line
+    end = _END_OF_HEADERS.search(begun, len(line))
+    return begun[:end.end()] if end else None
 
 
 def _listen(address: Address) -> socket.socket:

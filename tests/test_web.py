@@ -166,3 +166,131 @@ def test_without_ipv6_it_serves_ipv4(serve, monkeypatch):
     port = serve()
     monkeypatch.undo()
     assert ask("127.0.0.1", port)[0] == 200
+
+
+# ---- What clients send, and what they do not
+
+
+@pytest.mark.parametrize("data", [b"GET /\r\n", b"GET /\n", b"\r\nGET /x\r\n"])
+def test_a_bare_line_is_answered_as_in_http_0_9(serve, data):
+    assert exchange(serve(), data) == b"well"
+
+
+def test_a_bare_line_without_its_end_is_answered_when_the_client_has_no_more(serve):
+    with connect(serve()) as client:
+        client.sendall(b"GET /")
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100) == b"well"
+
+
+def test_a_request_that_comes_byte_by_byte(serve):
+    with connect(serve()) as client:
+        for byte in b"GET / HTTP/1.0\r\nA: b\r\n\r\n":
+            client.sendall(bytes([byte]))
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_who_connects_and_goes_is_not_worth_a_line(serve, book):
+    port = serve()
+    connect(port).close()
+    ask("127.0.0.1", port, path="/last")
+    book.wait_for("/last")
+    assert sum("healthcheck" in line for line in book.lines()) == 1
+
+
+@pytest.mark.parametrize("data, status", [
+    (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", 414),
+    (b"a" * 1_000_000, 414),
+    (b"GET / HTTP/1.1\r\nA: " + b"b" * 100_000 + b"\r\n\r\n", 431),
+    (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 101 + b"\r\n", 431), (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 100 + b"\r\n", 200),
+    (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 100_000, 431),
+    (b"BREW / HTTP/1.1\r\nContent-Length: 500000\r\n\r\n" + b"x" * 500_000, 501),
+    (b"POST / HTTP/1.0\r\n\r\n", 501), (b"GET / HTTP/3.0\r\n\r\n", 505), (b"GET / X/1.0\r\n\r\n", 400), (b"GET\r\n", 400),
+], ids=range(11))
+def test_who_is_refused_is_told_why(serve, data, status):
+    """Though it may send much more than anybody reads."""
+    with connect(serve()) as client:
+        def send():
+            with contextlib.suppress(OSError):
+                client.sendall(data)
+        sender = threading.Thread(target=send)
+        sender.start()
+        answer = client.recv(100)
+        sender.join(10)
+        assert answer.split(b" ")[1] == b"%d" % status
+
+
+def test_requests_behind_the_first_are_not_answered(serve):
+    answer = exchange(serve(), b"GET / HTTP/1.1\r\n\r\n" + b"\xff\0GET / HTTP/1.1\r\n\r\n" * 20)
+    assert answer.count(b"HTTP/1.1") == 1 and answer.endswith(b"\r\n\r\nwell")
+
+
+def test_the_answer_may_depend_on_path_and_accept_header(serve):
+    port = serve(lambda path, accept, late: Answer(200, "text/plain", (f"{path} {accept}".encode(),)))
+    assert ask("::1", port, path="/a?b", headers={"ACCEPT": "x/y", "Host": "h"})[2] == b"/a?b x/y"
+    assert ask("::1", port)[2] == b"/ "
+
+
+# ---- Answers that take their time
+
+
+def test_requests_wait_for_an_answer_in_the_making(serve, monkeypatch):
+    monkeypatch.setattr(web, "PATIENCE_S", 10)
+    made = []
+    port = serve(lambda path, accept, late: WELL if made else None)
+    with connect(port) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        client.settimeout(0.2)
+        with pytest.raises(socket.timeout):
+            client.recv(1)
+        made.append(True)
+        serve.server.wake()
+        client.settimeout(10)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_when_it_takes_too_long_the_answer_before_it_has_to_do(serve):
+    asked = []
+
+    def answer(path, accept, late):
+        asked.append(late)
+        return WELL if late else None
+    assert ask("127.0.0.1", serve(answer))[0] == 200
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("answer", [lambda *asked: None, lambda *asked: 1 // 0], ids=["none", "failure"])
+def test_a_request_without_an_answer_is_hung_up_on(serve, answer):
+    assert exchange(serve(answer), b"GET / HTTP/1.0\r\n\r\n") == b""
+
+
+def test_before_the_server_is_opened_requests_wait(book):
+    server = web.Server(Address("127.0.0.1", 0), lambda *asked: WELL, book.log)
+    server.start()
+    with connect(server.socket.getsockname()[1]) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        client.settimeout(0.2)
+        with pytest.raises(socket.timeout):
+            client.recv(1)
+        server.open()
+        client.settimeout(10)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    server.stop()
+
+
+# ---- Addresses
+
+
+@pytest.mark.parametrize("host, other", [("127.0.0.2", "127.0.0.1"), ("127.0.0.2", "::1"), ("::1", "127.0.0.1")])
+def test_at_one_address_only(serve, host, other):
+    port = serve(host=host)
+    assert ask(host, port)[0] == 200
+    with pytest.raises(ConnectionRefusedError):
+        ask(other, port)
+
+
+def test_an_address_of_another_host(book):
+    for address in Address("192.0.2.77", 8080), Address("2001:db8::77", 8080):
+        with pytest.raises(StartError, match="does not have that address; give -p one that `ip address` shows") as raised:
+            web.Server(address, lambda *asked: WELL, book.log)
+        assert str(address) in str(raised.value)
