@@ -259,7 +259,12 @@ class Endpoints:
             self.log.important(CORE, f"No endpoint for ENI ID {eni:017x}: {why}.")
 
     def all(self) -> List[Endpoint]:
-        """The newest of each ENI ID. Health checks need them, and do not wait for the lock: this is one step to Python."""
+        """The newest of each ENI ID."""
+        with self._lock:
+            return self.glance()
+
+    def glance(self) -> List[Endpoint]:
+        """As all(), but for who must not wait: to Python this is one step, before or after any change."""
         return list(self._newest.values())
 
     def tick(self) -> None:

@@ -59,7 +59,7 @@ class Health:
         stopping = self.stopping
         reasons = ["gwlbtun is stopping"] if stopping else []
         reasons += [_death(receiver.worker) for receiver in self._receivers if not _healthy(receiver.worker, stopping)]
-        for endpoint in self._endpoints.all():
+        for endpoint in self._endpoints.glance():
             failure = endpoint.failure  # once: it may come up meanwhile
             if failure and endpoint.carried:  # or else whoever sends what looks like a new endpoint's could fail us
                 reasons.append(f"endpoint {endpoint.eni:017x} failed to come up: {failure}")

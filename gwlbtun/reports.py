@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT-0
-"""Reports of health: one thread makes them, and whoever asks shares the newest.
+"""Reports of health, which all who ask share.
 
-With many endpoints a report takes a while, and nobody waits for that: there is at most one a second for all who ask, and the
-server answers with the one before it while it is made. To have one at hand that is not old, it is made unasked as well.
-Whether gwlbtun is healthy is no part of that: it is found out for the answer.
+With few endpoints a report is made for each question. With many it takes a while: there is at most one a second for all
+who ask, made in a thread of its own, and the server answers with the one before it when that takes too long. To have one at
+hand that is not old, they are made unasked as well. Whether gwlbtun is healthy does not wait for any of this.
 """
 import threading
 import time
@@ -46,6 +46,9 @@ class Reports:
         self._verdict = _Verdict([], False, 0.0)
         self._shown = False
         self._failure = ""
+        self._cost = 0.0  # of the newest report
+        self._due = 0.0   # of the newest that was asked for
+        self._making = threading.Lock()
         self._wanted = threading.Event()
         self._worker = Worker(log, "gwlbtun Report", self._make_them)
 
@@ -56,16 +59,20 @@ class Reports:
 
     def answer(self, late: bool) -> Optional[Answer]:
         """None: a newer one is being made. When it is late, what there is has to do. Called by one thread only."""
-        reasons = self._reasons()
-        status = 503 if reasons else 200
         if not self._form:
-            return Answer(status)
-        report = self._report
-        if report is None or (not late and (time.monotonic() >= report.due or report.reasons != reasons)):
+            return Answer(503 if self._reasons() else 200)
+        if not late and self._outdated() and not (self._cost < CHEAP_S and self._make(asked=True)):
             self._wanted.set()
             return None
+        report, reasons = self._report, self._reasons()
+        if report is None:
+            return None
         self._shown = True
-        return Answer(status, self._form.content_type, (self._form.head(reasons).encode(), report.tail))
+        return Answer(503 if reasons else 200, self._form.content_type, (self._form.head(reasons).encode(), report.tail))
+
+    def _outdated(self) -> bool:
+        report = self._report
+        return report is None or time.monotonic() >= report.due or report.reasons != self._reasons()
 
     def _reasons(self) -> List[str]:
         """Why gwlbtun is unhealthy; with many endpoints, some hundredths of a second ago."""
@@ -76,23 +83,33 @@ class Reports:
         return self._verdict.reasons
 
     def _make_them(self) -> None:
-        asked, cost, due = False, 0.0, 0.0
+        asked = False
         while True:
-            begin, work = time.monotonic(), time.thread_time()
-            try:
-                shown, self._shown = self._shown, False
-                snapshot = self._health.snapshot(shown)
-                tail = "".join(breathing(self._form.tail(snapshot))).encode()
-                cost = time.thread_time() - work
-                if asked:
-                    due = _due(begin, cost, due)
-                self._report = _Report(snapshot["reasons"], tail, due if asked else begin)
-                self._verdict = self._verdict._replace(due=begin)  # the report may know better
-            except Exception as error:
-                self._tell(f"{type(error).__name__}: {error}")
+            self._make(asked)
             self._wanted.clear()  # before waking: who is not content with this one asks again
             self._wake()
-            asked = self._wanted.wait(max(AGE_S, cost / UNASKED_SHARE))
+            asked = self._wanted.wait(max(AGE_S, self._cost / UNASKED_SHARE))
+
+    def _make(self, asked: bool) -> bool:
+        """False: there is no new one yet, as the other thread is at it, or there was a failure."""
+        if not self._making.acquire(blocking=False):
+            return False
+        begin, work = time.monotonic(), time.thread_time()
+        try:
+            shown, self._shown = self._shown, False
+            snapshot = self._health.snapshot(shown)
+            tail = "".join(breathing(self._form.tail(snapshot))).encode()
+            self._cost = time.thread_time() - work
+            if asked:
+                self._due = _due(begin, self._cost, self._due)
+            self._report = _Report(snapshot["reasons"], tail, self._due if asked else begin)
+            self._verdict = self._verdict._replace(due=begin)  # the report may know better
+            return True
+        except Exception as error:
+            self._tell(f"{type(error).__name__}: {error}")
+            return False
+        finally:
+            self._making.release()
 
     def _tell(self, failure: str) -> None:
         if failure != self._failure:

@@ -253,7 +253,7 @@ def test_an_endpoint_that_fails_to_come_up_is_shown_and_tried_again(lab):
 @pytest.mark.parametrize("carried", [False, True])
 def test_an_endpoint_that_is_down_is_a_reason_if_it_has_carried_traffic(carried):
     endpoint = SimpleNamespace(eni=ENI, failure="no room", carried=carried, tunnels=(), leaving=False)
-    known = health.Health(Settings(), [], SimpleNamespace(all=lambda: [endpoint]), [], lambda: 0, 0, threading.Event())
+    known = health.Health(Settings(), [], SimpleNamespace(glance=lambda: [endpoint]), [], lambda: 0, 0, threading.Event())
     assert known.reasons() == [f"endpoint {ENI:017x} failed to come up: no room"] * carried
 
 
