@@ -15,8 +15,8 @@ from .web import Answer
 from .worker import Worker, breathing
 
 AGE_S = 1.0            # how long a report is shared
-CHEAP_S = 0.002        # of work: a report that takes less is made for each question
-CHEAP_SHARE = 0.2      # of one core, which those may take;
+SMALL_BYTES = 32_768   # of a report that is made for each question, in a millisecond or two
+SMALL_SHARE = 0.2      # of one core, which those may take;
 SAVED_S = 5.0          # for so long it is saved up where nobody asks
 UNASKED_SHARE = 0.05   # of one core at most, for what is made unasked
 
@@ -46,8 +46,7 @@ class Reports:
         self._verdict = _Verdict([], False, 0.0)
         self._shown = False
         self._failure = ""
-        self._cost = 0.0  # of the newest report
-        self._due = 0.0   # of the newest that was asked for
+        self._small, self._cost, self._due = True, 0.0, 0.0  # of the newest report
         self._making = threading.Lock()
         self._wanted = threading.Event()
         self._worker = Worker(log, "gwlbtun Report", self._make_them)
@@ -61,7 +60,7 @@ class Reports:
         """None: a newer one is being made. When it is late, what there is has to do. Called by one thread only."""
         if not self._form:
             return Answer(503 if self._reasons() else 200)
-        if not late and self._outdated() and not (self._cost < CHEAP_S and self._make(asked=True)):
+        if not late and self._outdated() and not (self._small and self._make()):
             self._wanted.set()
             return None
         report, reasons = self._report, self._reasons()
@@ -83,14 +82,13 @@ class Reports:
         return self._verdict.reasons
 
     def _make_them(self) -> None:
-        asked = False
         while True:
-            self._make(asked)
+            self._make()
             self._wanted.clear()  # before waking: who is not content with this one asks again
             self._wake()
-            asked = self._wanted.wait(max(AGE_S, self._cost / UNASKED_SHARE))
+            self._wanted.wait(max(AGE_S, self._cost / UNASKED_SHARE))
 
-    def _make(self, asked: bool) -> bool:
+    def _make(self) -> bool:
         """False: there is no new one yet, as the other thread is at it, or there was a failure."""
         if not self._making.acquire(blocking=False):
             return False
@@ -99,10 +97,9 @@ class Reports:
             shown, self._shown = self._shown, False
             snapshot = self._health.snapshot(shown)
             tail = "".join(breathing(self._form.tail(snapshot))).encode()
-            self._cost = time.thread_time() - work
-            if asked:
-                self._due = _due(begin, self._cost, self._due)
-            self._report = _Report(snapshot["reasons"], tail, self._due if asked else begin)
+            self._cost, self._small = time.thread_time() - work, len(tail) <= SMALL_BYTES
+            self._due = self._due_of(begin)
+            self._report = _Report(snapshot["reasons"], tail, self._due)
             self._verdict = self._verdict._replace(due=begin)  # the report may know better
             return True
         except Exception as error:
@@ -111,14 +108,13 @@ class Reports:
         finally:
             self._making.release()
 
+    def _due_of(self, begin: float) -> float:
+        """When the report that was begun then is too old to be shared, and another may be made."""
+        if not self._small:
+            return begin + AGE_S
+        return min(max(self._due, begin - SAVED_S) + self._cost / SMALL_SHARE, begin + AGE_S)
+
     def _tell(self, failure: str) -> None:
         if failure != self._failure:
             self._failure = failure
             self._log.critical(CORE, f"Cannot make a health report ({failure}). Health checks still get the right status.")
-
-
-def _due(begin: float, cost: float, last: float) -> float:
-    """When a report that was begun then is too old to be shared, and another may be made."""
-    if cost >= CHEAP_S:
-        return begin + AGE_S
-    return min(max(last, begin - SAVED_S) + cost / CHEAP_SHARE, begin + AGE_S)
