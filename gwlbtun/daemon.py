@@ -15,6 +15,7 @@ from .admission import SPARE, Admission
 from .endpoints import Endpoints
 from .logs import CORE, Log
 from .receiver import Receiver, buffer_size, open_sockets, raw_socket
+from .reports import Reports
 from .settings import Settings
 from .trace import Trace, level_wanted
 from .watch import DropWatch
@@ -58,7 +59,7 @@ class Daemon:
     def _build(self) -> None:
         """Takes all that may be refused, before anything runs."""
         settings, log = self._settings, self._log
-        os.environ["GWLBTUN_HEALTH_PORT"] = str(settings.health_port or "")  # for hooks
+        os.environ["GWLBTUN_HEALTH_PORT"] = str(settings.health_port.port if settings.health_port else "")  # for hooks
         shim = fastpath.Shim()
         offloads = tun.probe(settings.offload)
         _raise_descriptor_limit()
@@ -69,7 +70,8 @@ class Daemon:
         places = settings.udp_places
         try:
             self._handler = fastpath.Handler(shim, len(places), len(settings.tunnel_places),
-                                             min(settings.max_endpoints + SPARE, fastpath.SLOTS_MAX), settings.max_flows, settings.flow_idle_s, offloads, raw_socket(log))
+                                             min(settings.max_endpoints + SPARE, fastpath.SLOTS_MAX),
+                                             settings.max_flows, settings.flow_idle_s, offloads, raw_socket(log))
         except OSError as error:
             raise StartError(f"cannot set up the fast path ({error.strerror}): give a smaller --max-flows, "
                              "--max-endpoints or number of threads") from None
@@ -81,6 +83,8 @@ class Daemon:
             for index, (place, udp_socket) in enumerate(zip(places, sockets))]
         self._health = health.Health(settings, self._receivers, self._endpoints, list(shim.drop_texts),
                                      self._handler.flow_entries, min(map(buffer_size, sockets)), self._stopping)
+        if self._server:
+            self._reports = Reports(self._health, self._form(), self._server.wake, log)
         self._drop_watch = DropWatch(shim.drop_texts, log)
         self._filter_watch = rpfilter.watch()
 
@@ -98,12 +102,15 @@ class Daemon:
         self._log.start(Trace(self._handler, self._log) if traced else None)
         self._log.info(CORE, f"gwlbtun {__version__} starts, process {os.getpid()}.")
         self._stopper.start()  # at once: later there may be no room for it
+        if self._server:
+            self._server.start()
+            self._reports.start()
         self._endpoints.start()
         self._admission.worker.start()
         for receiver in self._receivers:
             receiver.worker.start()
         if self._server:
-            self._server.start()
+            self._server.open()
 
     def _loop(self) -> None:
         """Waits for signals, and does what is due every second, until all has been stopped."""
@@ -185,14 +192,13 @@ class Daemon:
             self._stopped.set()
             self._wake_write.send(b"\0")
 
-    def _answer(self) -> Answer:
-        snapshot = self._health.snapshot()
-        status = 200 if snapshot["healthy"] else 503
+    def _answer(self, path: str, accept: str, late: bool) -> Optional[Answer]:
+        return self._reports.answer(late)
+
+    def _form(self) -> Optional[health.Form]:
         if self._settings.health_status_only:
-            return status, "", b""
-        if self._settings.health_json:
-            return status, "application/json", health.render_json(snapshot).encode()
-        return status, "text/html; charset=utf-8", health.render_html(snapshot).encode()
+            return None
+        return health.JSON if self._settings.health_json else health.HTML
 
 
 def _drain(source: socket.socket) -> bytes:

@@ -50,7 +50,6 @@ class Endpoint:
         self.state = State.SUCCEEDING if predecessor else State.WAITING
         self.failure: Optional[str] = None  # why it is not up, or was not at the last try
         self.hook_failures = 0
-        self.carried = False  # it has returned packets to the load balancer
         self.made_ns = time.monotonic_ns()
         self.inward = Tunnel(fastpath.GWI, eni, native, settings.tunnel_places, starter, self._interface_deleted, log)
         self.outward = Tunnel(fastpath.GWO, eni, native, settings.tunnel_places, starter, self._interface_deleted, log)
@@ -76,6 +75,7 @@ class Endpoint:
         self._up_ns = 0
         self._final_counters: Optional[Counter[str]] = None
         self._silence_told = False
+        self._carried = False
         self._filter = ReversePathFilter(self.inward.name, log)
 
     @property
@@ -111,10 +111,9 @@ class Endpoint:
         self.advance()
 
     def _watch(self, now_ns: int) -> None:
-        if self.carried and self._lively and self._silence_told:
+        if self._lively and self._silence_told:
             return
         counters = self.counters()
-        self.carried = self.carried or counters["packets_sent"] > 0
         if not self._lively and counters["packets_out"] + counters["packets_sent"] >= LIVELY_PACKETS:
             self._widen()
         if now_ns - self._up_ns >= SILENCE_S * 1e9:
@@ -135,12 +134,16 @@ class Endpoint:
 
     def counters(self) -> Counter[str]:
         """Those of all its T threads, added up."""
-        total: Counter[str] = collections.Counter()
-        for tunnel in self.tunnels:
-            for counters in tunnel.counters():
-                total.update(counters)
+        rows = [row for tunnel in self.tunnels for row in tunnel.counters()]
+        total: Counter[str] = collections.Counter(dict(zip(rows[0]._fields, map(sum, zip(*rows)))))
         # Set before the counters went away, so it is there for whoever missed some of them.
         return total if self._final_counters is None else self._final_counters
+
+    @property
+    def carried(self) -> bool:
+        """Whether it has ever sent a packet back to the load balancer."""
+        self._carried = self._carried or self.counters()["packets_sent"] > 0
+        return self._carried
 
     def free(self) -> None:
         """When nothing runs any more. Its counters stay what they are."""

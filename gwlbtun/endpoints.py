@@ -15,6 +15,7 @@ from .jobs import Jobs
 from .logs import CORE, Log
 from .settings import Settings
 from .starter import Starter
+from .worker import breathing
 
 
 class Endpoints:
@@ -60,7 +61,11 @@ class Endpoints:
     def all(self) -> List[Endpoint]:
         """The newest of each ENI ID."""
         with self._lock:
-            return list(self._newest.values())
+            return self.glance()
+
+    def glance(self) -> List[Endpoint]:
+        """As all(), but for who must not wait: to Python this is one step, before or after any change."""
+        return list(self._newest.values())
 
     def staying(self) -> int:
         """How many there are that are not about to go."""
@@ -139,7 +144,7 @@ class Endpoints:
         """The counters of all T threads there are and have been, added up; the times among them mean nothing."""
         with self._lock:
             total, unburied = self._buried.copy(), list(self._unburied)
-        for endpoint in unburied:  # without the lock: there may be many threads
+        for endpoint in breathing(unburied):  # without the lock: there may be many threads
             total.update(endpoint.counters())
         return total
 

@@ -4,10 +4,12 @@
 Functions are called through ctypes.CDLL, which releases the GIL: a receiver or tunnel thread that is in its run
 function costs the interpreter nothing.
 """
+import collections
 import ctypes
 import functools
 import hashlib
 import os
+import struct
 import threading
 from ctypes import POINTER, c_char_p, c_int, c_uint8, c_uint16, c_uint32, c_uint64, c_uint, c_void_p
 from pathlib import Path
@@ -127,6 +129,9 @@ class Shim:
                 or self.library.gw_trace_record_size() != ctypes.sizeof(TraceRecord)):
             raise StartError(f"{path} was built from other sources than are here now: {build}")
         self.counters: Tuple[str, ...] = tuple(self._strings("gw_counter_name"))
+        self._layout = struct.Struct(f"{len(self.counters)}Q")
+        self._row = collections.namedtuple("Counters", self.counters)
+        self.no_row = self._row._make([0] * len(self.counters))
         texts = self._strings("gw_counter_text")
         self.drop_texts: Dict[str, str] = {name: text for name, text in zip(self.counters, texts)
                                            if name.startswith("drop_")}
@@ -138,6 +143,14 @@ class Shim:
             if string is None:
                 return strings
             strings.append(string.decode())
+
+    def map_counters(self, values) -> ctypes.Array:
+        """The array that a pointer to a thread's counters points to, for read_row()."""
+        return ctypes.cast(values, POINTER(c_uint64 * len(self.counters))).contents
+
+    def read_row(self, mapped: ctypes.Array):
+        """A thread's counters as they are now, by name: cheaper than a dictionary, for there may be thousands of threads."""
+        return self._row._make(self._layout.unpack(mapped))
 
     def read_counters(self, values) -> Dict[str, int]:
         return dict(zip(self.counters, values[:len(self.counters)]))
@@ -224,6 +237,7 @@ class NativeEndpoint:
         self._library = handler.shim.library
         self._endpoint: Optional[int] = endpoint
         self._lock = threading.Lock()  # held while counters are read and while they go away
+        self._mapped: List[List[ctypes.Array]] = [[], []]  # the counters of each side's threads, once they are asked for
 
     def publish(self) -> None:
         self._library.gw_endpoint_publish(self._endpoint)
@@ -288,11 +302,19 @@ class NativeEndpoint:
     def flows_evicted(self, family: int) -> int:
         return self._read("gw_endpoint_flows_evicted", family)
 
-    def counters(self, side: int, thread: int) -> Dict[str, int]:
+    def rows(self, side: int) -> List:
+        """The counters of each thread of one side, by name."""
+        shim, threads = self._handler.shim, self._handler.tunnel_threads
         with self._lock:
             if self._endpoint is None:
-                return dict.fromkeys(self._handler.shim.counters, 0)
-            return self._handler.shim.read_counters(self._library.gw_tunnel_counters(self._endpoint, side, thread))
+                return [shim.no_row] * threads
+            mapped = self._mapped[side]
+            while len(mapped) < threads:
+                mapped.append(shim.map_counters(self._library.gw_tunnel_counters(self._endpoint, side, len(mapped))))
+            return list(map(shim.read_row, mapped))
+
+    def counters(self, side: int, thread: int) -> Dict[str, int]:
+        return self.rows(side)[thread]._asdict()
 
     def _read(self, function: str, *arguments: int) -> int:
         with self._lock:

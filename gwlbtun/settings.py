@@ -4,11 +4,12 @@
 The check of an option is a function from its text to its value that raises ValueError with a text for the user.
 """
 import dataclasses
+import ipaddress
 import os
 import re
 import shlex
 import shutil
-from typing import Callable, Dict, FrozenSet, List, Optional, Tuple
+from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Tuple
 
 from .logs import DUMPED_SECTIONS, SECTIONS, Level, parse_levels
 
@@ -27,6 +28,35 @@ def whole_number(low: int, high: int, unit: str) -> Callable[[str], int]:
             raise ValueError(f"{text} is out of range: give {unit} from {low} to {high}")
         return int(text)
     return check
+
+
+class Address(NamedTuple):
+    """Where a server listens; without a host, on all addresses."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_port = whole_number(1, 65_535, "a port")
+
+
+def address(text: str) -> Address:
+    """A check for PORT, ADDRESS:PORT or [ADDRESS]:PORT."""
+    if ":" not in text:
+        return Address("", _port(text))
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        found = ipaddress.ip_address(host[1:-1] if bracketed else host)
+        if bracketed != (found.version == 6):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"'{text}' has no address: give a port, or with an address as in 10.0.0.5:8080 or "
+                         "[fd00::5]:8080") from None
+    return Address(str(getattr(found, "ipv4_mapped", None) or found), _port(port))
 
 
 def online_cores() -> FrozenSet[int]:
@@ -147,10 +177,10 @@ class Settings:
     flow_idle_s: int = _option(
         350, "-i", "--idle", metavar="TIME", check=whole_number(1, 86_400, "seconds"),
         help="forget a flow that has had no packet for TIME seconds (default: 350)")
-    health_port: Optional[int] = _option(
-        None, "-p", "--port", metavar="PORT", check=whole_number(1, 65_535, "a port"), unset=("", "0"),
+    health_port: Optional[Address] = _option(
+        None, "-p", "--port", metavar="PORT", check=address, unset=("", "0"),
         without="there is no health port",
-        help="answer health checks over HTTP on TCP port PORT (default: none)")
+        help="answer health checks over HTTP on TCP port PORT, or with ADDRESS:PORT on that address only (default: none)")
     health_json: bool = _option(False, "-j", "--json", help="answer health checks in JSON")
     health_status_only: bool = _option(False, "-s", help="answer health checks with the status only, no body")
     debug: bool = _option(False, "-d", "--debug", help="log everything at debug, as --logging all=debug")

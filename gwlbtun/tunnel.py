@@ -5,7 +5,7 @@ import errno
 import os
 import select
 import threading
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from . import fastpath
 from .logs import CORE, Log
@@ -94,14 +94,18 @@ class Tunnel:
             self._device = None
 
     @property
-    def threads(self) -> List[Tuple[Worker, Dict[str, int]]]:
-        """Each thread that runs or has run, and its counters."""
-        return [(worker, self._native.counters(self._side, index))
-                for index, worker in enumerate(list(self._workers)) if worker]
+    def workers(self) -> List[Worker]:
+        """Each thread that runs or has run."""
+        return [worker for worker in self._workers if worker]
 
-    def counters(self) -> List[Dict[str, int]]:
-        """Those of each thread, be it there or not."""
-        return [self._native.counters(self._side, index) for index in range(len(self._places))]
+    @property
+    def threads(self) -> List[Tuple[Worker, Any]]:
+        """Each thread that runs or has run, and its counters by name."""
+        return [(worker, row) for worker, row in zip(list(self._workers), self.counters()) if worker]
+
+    def counters(self) -> List:
+        """Those of each thread by name, be it there or not."""
+        return self._native.rows(self._side)
 
     def _descriptors(self, index: int) -> List[int]:
         """What tells that a thread is needed."""

@@ -1,132 +1,341 @@
 # SPDX-License-Identifier: MIT-0
 """The health server: HTTP over IPv6 and IPv4, for the load balancer's target check, cron and curl.
 
-Whoever reaches the port may send anything, or nothing. A connection carries one request and ends after some seconds of
-silence; of more connections than CONNECTIONS the oldest is closed, so nobody can keep a health check out.
+Whoever reaches the port may send anything, or nothing. One thread, there from the start, serves all connections and waits
+for none of them: it gathers requests, has http.server read those that are complete, and writes as much of an answer as the
+client takes. A connection carries one request of up to REQUEST_BYTES and has REQUEST_S for it; of more connections than
+CONNECTIONS the oldest is closed. So nobody can keep a health check out, or have more than a bounded amount of memory.
 """
 import errno
 import http.server
+import io
+import ipaddress
+import os
+import re
+import selectors
 import socket
-import socketserver
 import threading
 import time
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from . import StartError, fastpath
+from . import StartError
 from .logs import HEALTHCHECK, Log
+from .settings import Address
+from .worker import Worker
 
-CONNECTIONS = 64
-SILENCE_S = 5.0
-RETRY_S = 0.1
+CONNECTIONS = 256
+ACCEPTS = 32            # connections accepted before those that are there have their turn
+REQUEST_BYTES = 16_384
+REQUEST_HEADERS = 100
+REQUEST_S = 5.0
+PATIENCE_S = 0.06       # for an answer that is being made; then the one before it has to do
+ANSWER_S = 10.0
+LINGER_S = 1.0          # in which a client that still sends may read why it is refused
+RETRY_S = 0.01
+BUFFER_BYTES = 65_536   # of each connection, in each direction, in the kernel
 
-Answer = Tuple[int, str, bytes]  # status, content type, body
+
+class Answer(NamedTuple):
+    """The body comes in pieces, which many answers may share."""
+
+    status: int
+    content_type: str = ""
+    body: Tuple[bytes, ...] = ()
+
+
+_END_OF_HEADERS = re.compile(rb"\n\r?\n")
+
+# From the path, the Accept header, and whether it is late: None says that a newer answer is being made, so ask again when
+# Server.wake() has been called, or when it is late.
+Answerer = Callable[[str, str, bool], Optional[Answer]]
 
 
 class _Request(http.server.BaseHTTPRequestHandler):
+    """One request, read from memory and answered into memory."""
+
     protocol_version = "HTTP/1.1"
-    timeout = SILENCE_S
+
+    def __init__(self, data: bytes, client: str, log: Log):  # in place of the base's, which reads a socket at once
+        self.client = client
+        self._log = log
+        self._line, _, self._headers = data.partition(b"\n")
+        if len(self._line.split()) != 2:  # or else the base would refuse it without a status, as HTTP/0.9 has none
+            self.default_request_version = "HTTP/1.0"
+        self.raw_requestline = self._line + b"\n"
+        self.requestline = self.request_version = self.command = self.path = ""
+        self.wfile = io.BytesIO()
+
+    def read(self, too_large: bool) -> bool:
+        """False: the answer is what is in output already."""
+        if too_large and not self._headers:
+            self.send_error(414)
+        elif too_large or self._headers.count(b"\n") > REQUEST_HEADERS + 1:  # the last is an empty line
+            self.send_error(431)
+        else:
+            # The parser of headers is slow, so it gets only those that choose an answer.
+            lines = [line for line in self._headers.split(b"\n") if line[:7].lower() == b"accept:"]
+            self.rfile = io.BytesIO(b"\n".join([*lines, b"\n"]))
+            if self.parse_request():
+                if self.command in ("GET", "HEAD"):
+                    return True
+                self.send_error(501, f"Unsupported method ({self.command!r})")
+        return False
+
+    @property
+    def accept(self) -> str:
+        return self.headers.get("Accept", "")
+
+    def output(self, answer: Optional[Answer] = None) -> List[bytes]:
+        if answer is None:
+            return [self.wfile.getvalue()]
+        self.send_response(answer.status)
+        self.send_header("Cache-Control", "max-age=0, no-cache")
+        self.send_header("Connection", "close")
+        if answer.body:
+            self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(sum(map(len, answer.body))))
+        self.end_headers()
+        return [self.wfile.getvalue(), *(answer.body if self.command == "GET" else ())]
 
     def version_string(self) -> str:
         return "gwlbtun"
 
-    def do_GET(self) -> None:
-        status, content_type, body = self.server.answer()
-        self.send_response(status)
-        self.send_header("Cache-Control", "max-age=0, no-cache")
-        self.send_header("Connection", "close")
-        if body:
-            self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET
-
     def log_message(self, format: str, *arguments) -> None:
-        self.server.log.debug(HEALTHCHECK, f"{self.client_address[0]} {format % arguments}")
+        self._log.debug(HEALTHCHECK, f"{self.client} {format % arguments}")
 
 
-class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """Answers every GET and HEAD with what answer() gives."""
+class _Connection:
+    """Of a client: sends its request, waits for the answer to be made, takes it, and may linger until it has read it."""
 
-    allow_reuse_address = True
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
+    def __init__(self, accepted: socket.socket, client: str):
+        self.socket = accepted
+        self.client = client
+        self.due = time.monotonic() + REQUEST_S  # when it is closed; while it waits, when the answer is late
+        self.received = bytearray()
+        self.request: Optional[_Request] = None  # one that waits
+        self.unsent: List[memoryview] = []
+        self.lingers = False
 
-    def __init__(self, port: int, answer: Callable[[], Answer], log: Log):
+
+class Server:
+    """Answers every GET and HEAD."""
+
+    def __init__(self, address: Address, answer: Answerer, log: Log):
         """Raises StartError when the port cannot be had."""
-        self.answer = answer
-        self.log = log
-        self._connections: Dict[socket.socket, None] = {}  # oldest first
-        self._connections_lock = threading.Lock()
+        self._answer = answer
+        self._log = log
+        self._connections: Dict[_Connection, None] = {}  # oldest first
+        self._opened = threading.Event()
         self._stopping = False
-        super().__init__(("", port), _Request, bind_and_activate=False)
-        self.socket.close()
-        try:
-            self.socket = _listening_socket()
-            self.server_bind()
-            self.server_activate()
-        except OSError as error:
-            self.server_close()
-            if error.errno == errno.EADDRINUSE:
-                raise StartError(f"TCP port {port} for health checks is taken: choose another with -p, or stop the "
-                                 f"program that uses it (`ss -ltnp sport = :{port}` names it)") from None
-            raise StartError(f"cannot answer health checks on TCP port {port}: {error.strerror}") from None
+        self._worker = Worker(log, "gwlbtun Health", self._serve)
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self.socket = _listen(address)
 
     def start(self) -> None:
-        threading.Thread(target=self._serve, name="gwlbtun Health", daemon=True).start()
+        """Makes the thread, as long as there is room for it. Raises RuntimeError when there is none."""
+        self._worker.start()
+
+    def open(self) -> None:
+        """From now on requests are answered; they may have come before."""
+        self._opened.set()
+
+    def wake(self) -> None:
+        """There may be an answer to requests that wait. From any thread."""
+        try:
+            self._wake_write.send(b"\0")
+        except OSError:  # full, and so awake; or closed
+            pass
 
     def stop(self) -> None:
         self._stopping = True
-        _hang_up(self.socket)  # wakes accept()
-        self.server_close()
+        self._opened.set()
+        self.wake()
+        self._worker.join()
 
     def _serve(self) -> None:
-        """Takes serve_forever's place, which polls."""
-        fastpath.set_thread_name(threading.current_thread().name)
+        self._opened.wait()
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._hear)
+        self._selector.register(self.socket, selectors.EVENT_READ, self._accept)
         while not self._stopping:
-            try:
-                request, client_address = self.get_request()
-            except OSError:  # stopped, or a client that went at once, or no descriptor left: then others must end first
-                time.sleep(0 if self._stopping else RETRY_S)
-                continue
-            self.process_request(request, client_address)
+            due = min((connection.due for connection in self._connections), default=None)
+            for key, _ in self._selector.select(None if due is None else max(due - time.monotonic(), 0)):
+                if isinstance(key.data, _Connection):
+                    self._serve_one(key.data, self._write if key.data.unsent else self._read)
+                else:
+                    key.data()
+            now = time.monotonic()
+            for connection in [connection for connection in self._connections if connection.due <= now]:
+                self._serve_one(connection, self._answer_late if connection.request else self._drop)
+        for connection in list(self._connections):
+            self._drop(connection)
+        for each in (self.socket, self._wake_read, self._wake_write, self._selector):
+            each.close()
 
-    def process_request(self, request: socket.socket, client_address) -> None:
-        with self._connections_lock:
-            self._connections[request] = None
-            if len(self._connections) > CONNECTIONS:
-                oldest = next(iter(self._connections))
-                del self._connections[oldest]
-                _hang_up(oldest)  # its thread finds it ended, and closes it
+    def _serve_one(self, connection: _Connection, step: Callable[[_Connection], None]) -> None:
+        """Whatever one client brings about, the others are served."""
+        if connection not in self._connections:  # closed to make room, a moment ago
+            return
         try:
-            super().process_request(request, client_address)
-        except RuntimeError as error:  # no room for another thread
-            self.log.debug(HEALTHCHECK, str(error))
-            self.shutdown_request(request)
+            step(connection)
+        except Exception as error:
+            self._log.debug(HEALTHCHECK, f"{connection.client} is not answered: {type(error).__name__}: {error}")
+            self._drop(connection)
 
-    def shutdown_request(self, request: socket.socket) -> None:
-        with self._connections_lock:
-            self._connections.pop(request, None)
-        super().shutdown_request(request)
+    def _hear(self) -> None:
+        self._wake_read.recv(4096)
+        for connection in [connection for connection in self._connections if connection.request]:
+            self._serve_one(connection, self._try)
 
-    def handle_error(self, request: socket.socket, client_address) -> None:
-        self.log.debug(HEALTHCHECK, f"{client_address[0]} went away, or sent what is no HTTP.")
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS):
+            try:
+                accepted, address = self.socket.accept()
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):  # no descriptor left: others must end first
+                    self._drop_oldest()
+                    time.sleep(RETRY_S)
+                return
+            accepted.setblocking(False)
+            connection = _Connection(accepted, address[0])
+            self._connections[connection] = None
+            self._serve_one(connection, self._await_request)
+            if len(self._connections) > CONNECTIONS:
+                self._drop_oldest()
+
+    def _await_request(self, connection: _Connection) -> None:
+        self._watch(connection, selectors.EVENT_READ)
+
+    def _drop_oldest(self) -> None:
+        if self._connections:
+            self._drop(next(iter(self._connections)))
+
+    def _drop(self, connection: _Connection) -> None:
+        del self._connections[connection]
+        self._watch(connection, 0)
+        connection.socket.close()
+
+    def _watch(self, connection: _Connection, events: int) -> None:
+        known = self._selector.get_map().get(connection.socket)
+        if known and not events:
+            self._selector.unregister(connection.socket)
+        elif known and known.events != events:
+            self._selector.modify(connection.socket, events, connection)
+        elif not known and events:
+            self._selector.register(connection.socket, events, connection)
+
+    def _read(self, connection: _Connection) -> None:
+        try:
+            more = connection.socket.recv(BUFFER_BYTES if connection.lingers
+                                          else REQUEST_BYTES + 1 - len(connection.received))
+        except BlockingIOError:
+            return
+        if connection.lingers:
+            if not more:
+                self._drop(connection)
+            return
+        connection.received += more
+        if not connection.received:  # it came and went: not worth a line
+            self._drop(connection)
+            return
+        data = _whole_request(connection.received)
+        if data is not None or not more or len(connection.received) > REQUEST_BYTES:
+            request = _Request(bytes(connection.received) if data is None else data, connection.client, self._log)
+            self._begin(connection, request, too_large=data is None and bool(more))
+
+    def _begin(self, connection: _Connection, request: _Request, too_large: bool) -> None:
+        self._watch(connection, 0)
+        connection.received.clear()
+        if request.read(too_large):
+            connection.request, connection.due = request, time.monotonic() + PATIENCE_S
+            self._try(connection)
+        else:
+            connection.lingers = True
+            self._send(connection, request.output())
+
+    def _answer_late(self, connection: _Connection) -> None:
+        self._try(connection, late=True)
+
+    def _try(self, connection: _Connection, late: bool = False) -> None:
+        request = connection.request
+        answer = self._answer(request.path, request.accept, late)
+        if answer is not None:
+            connection.request = None
+            self._send(connection, request.output(answer))
+        elif late:
+            raise RuntimeError("there is no answer")
+
+    def _send(self, connection: _Connection, pieces: List[bytes]) -> None:
+        connection.unsent = [memoryview(piece) for piece in pieces if piece]
+        connection.due = time.monotonic() + ANSWER_S
+        self._write(connection)
+
+    def _write(self, connection: _Connection) -> None:
+        while connection.unsent:
+            try:
+                sent = connection.socket.sendmsg(connection.unsent)
+            except BlockingIOError:
+                self._watch(connection, selectors.EVENT_WRITE)
+                return
+            while connection.unsent and sent >= len(connection.unsent[0]):
+                sent -= len(connection.unsent.pop(0))
+            if sent:
+                connection.unsent[0] = connection.unsent[0][sent:]
+        if connection.lingers:  # what it still sends would have the kernel reset the connection, and the answer be lost
+            connection.socket.shutdown(socket.SHUT_WR)
+            connection.due = time.monotonic() + LINGER_S
+            self._watch(connection, selectors.EVENT_READ)
+        else:
+            self._drop(connection)
 
 
-def _hang_up(connection: socket.socket) -> None:
+def _whole_request(received: bytearray) -> Optional[bytes]:
+    """Up to the end of its headers; None: there is more to come. A request of HTTP/0.9 is a line alone, and so is garbage."""
+    begun = bytes(received).lstrip(b"\r\n")
+    line, newline, _ = begun.partition(b"\n")
+    if not begun or newline and len(line.split()) < 3:
+        return line
+    end = _END_OF_HEADERS.search(begun, len(line))
+    return begun[:end.end()] if end else None
+
+
+def _listen(address: Address) -> socket.socket:
+    """The listening socket, whose settings connections inherit."""
+    listener = _socket_for(address.host)
     try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for buffer in socket.SO_SNDBUF, socket.SO_RCVBUF:
+            listener.setsockopt(socket.SOL_SOCKET, buffer, BUFFER_BYTES // 2)  # the kernel doubles it
+        listener.bind((address.host, address.port))
+        listener.listen(128)
+        return listener
+    except OSError as error:
+        listener.close()
+        raise StartError(_why_not(address, error)) from None
 
 
-def _listening_socket() -> socket.socket:
-    try:
-        both = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-    except OSError:  # a kernel without IPv6
+def _socket_for(host: str) -> socket.socket:
+    if host and ipaddress.ip_address(host).version == 4:
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    return both
+    try:
+        listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError as error:  # a kernel without IPv6
+        if host:
+            raise StartError(f"cannot answer health checks on {host}: {os.strerror(error.errno)}; "
+                             "give an IPv4 address with -p") from None
+        return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(host))
+    return listener
+
+
+def _why_not(address: Address, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (f"TCP port {address.port} for health checks is taken: choose another with -p, or stop the program that "
+                f"uses it (`ss -ltnp sport = :{address.port}` names it)")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (f"cannot answer health checks on {address}: this host does not have that address; give -p one that "
+                "`ip address` shows, or the port alone")
+    return f"cannot answer health checks on TCP port {address.port}: {os.strerror(error.errno)}"

@@ -3,13 +3,26 @@
 import os
 import threading
 import time
-from typing import Callable, Optional
+from typing import Callable, Iterable, Iterator, Optional, TypeVar
 
 from . import fastpath
 from .logs import CORE, Log
 
 # What a thread without a core of its own may use: threads inherit the affinity of the one that starts them.
 _ALL_CORES = os.sched_getaffinity(0)
+
+BREATH_S = 0.001
+Item = TypeVar("Item")
+
+
+def breathing(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, with a pause each millisecond: long work in Python must not keep the interpreter from other threads."""
+    begin = time.monotonic()
+    for item in items:
+        yield item
+        if time.monotonic() - begin >= BREATH_S:
+            time.sleep(BREATH_S)
+            begin = time.monotonic()
 
 
 class Worker:

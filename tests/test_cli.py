@@ -13,7 +13,7 @@ import pytest
 
 import netns
 from gwlbtun import cli
-from gwlbtun.settings import Settings
+from gwlbtun.settings import Address, Settings
 
 PROGRAM = Path(__file__).resolve().parent.parent / "gwlbtun.py"
 
@@ -101,7 +101,7 @@ def test_both_spellings_say_the_same(hook):
     long = cli.parse(["--cmdnew", hook, f"--cmddel={hook}", "--timeout=60", "--idle", "100", "--port=8080", "--json",
                       "-s", "--debug", "-x"])
     assert short == long == Settings(create_hook=hook, destroy_hook=hook, endpoint_idle_s=60, flow_idle_s=100,
-                                     health_port=8080, health_json=True, health_status_only=True, debug=True,
+                                     health_port=Address("", 8080), health_json=True, health_status_only=True, debug=True,
                                      hex_dumps=True)
 
 

@@ -3,11 +3,14 @@
 import json
 import re
 import signal
+import threading
+from types import SimpleNamespace
 
 import pytest
 
 import packets
 from gwlbtun import health
+from gwlbtun.settings import Settings
 from lab import CLIENT, ENI, PASSTHROUGH, PROGRAM, SERVER, Daemon
 
 GWI, GWO = "gwi-887epl1g9A", "gwo-887epl1g9A"
@@ -163,16 +166,20 @@ def test_text(lab, tmp_path):
         assert sum(re.fullmatch(sentence, line) is not None for line in text) == 1, sentence
 
 
+def rendered(form, report):
+    return form.head(report["reasons"]) + "".join(form.tail(report))
+
+
 def test_hostile_text_is_no_markup():
     report = {"healthy": False, "reasons": ["<script>alert('&')</script>"], "enis": [], "drops": {"no_eni": 3},
               "udp": {"UDPPacketReceiver": {"portNumber": 6081, "threads": [], "receiveBufferBytes": 1,
                                               "socketDrops": 0}},
               "totals": dict.fromkeys(["pktsFromGwlb", "pktsToLinux", "pktsFromLinux", "pktsToGwlb"], 0),
               "flows": {"size": 0, "bound": 1}, "endpoints": {"size": 0, "bound": 1}, "hooksFailed": 0}
-    page = health.render_html(report)
+    page = rendered(health.HTML, report)
     assert "&lt;script&gt;" in page and "<script>" not in page
     assert "Dropped: 3 packets (no_eni)." in page
-    assert json.loads(health.render_json(report)) == report
+    assert json.loads(rendered(health.JSON, report)) == report
 
 
 def test_a_dead_tunnel_thread_is_named(lab):
@@ -186,7 +193,7 @@ def test_a_dead_tunnel_thread_is_named(lab):
                                "restart gwlbtun"]
     thread, = daemon.eni(endpoint)["tunnelIn"]["threads"]
     assert thread["healthy"] is False
-    page = health.render_text(daemon.health())
+    page = rendered(health.HTML, daemon.health())
     assert f"- thread gwlbtun T000 of {GWI} is dead" in page
     assert re.search(r"Tunnel handler thread 0 \(ID \d+\): Unhealthy, ", page)
     assert "(core,critical)" in daemon.log()
@@ -238,20 +245,30 @@ def test_a_dead_receiver_is_named_and_the_daemon_stops(lab, tmp_path, monkeypatc
         assert len(re.findall(rf"\(core,critical\) : {told}", daemon.log())) == 1
 
 
-def test_an_endpoint_that_fails_to_come_up_is_named_and_tried_again(lab):
+def test_an_endpoint_that_fails_to_come_up_is_shown_and_tried_again(lab):
+    """It is no reason to be unhealthy: whoever can send a packet can name an endpoint."""
     daemon = lab.start()
     lab.appliance.ip(f"link add {GWO} type veth peer name other")
     endpoint = lab.endpoint()
     endpoint.send(udp())
-    assert lab.wait(lambda: reasons(daemon))
-    assert reasons(daemon) == [f"endpoint {ENI:017x} failed to come up: there is an interface {GWO} of someone else: "
-                               f"delete it with ip link delete {GWO}"]
-    assert daemon.eni(endpoint)["state"] == "failed to come up"
+    assert lab.wait(lambda: daemon.eni(endpoint) and daemon.eni(endpoint)["state"] == "failed to come up")
+    assert reasons(daemon) == []
+    assert daemon.eni(endpoint)["failure"] == (f"there is an interface {GWO} of someone else: "
+                                               f"delete it with ip link delete {GWO}")
+    page = rendered(health.HTML, daemon.health())
+    assert f"Handler for ENI {ENI:017x}: failed to come up (there is an interface {GWO} of someone else" in page
     assert GWI not in lab.appliance.ip("link")
     assert len(re.findall(r"\(core,critical\) : Cannot create gwi-", daemon.log())) == 1
     lab.appliance.ip(f"link delete {GWO}")
-    assert lab.wait(lambda: not reasons(daemon), timeout=30)
+    assert lab.wait(lambda: daemon.eni(endpoint)["failure"] == "", timeout=30)
     assert lab.wait(lambda: lab.balancer.counters.returned == 1)  # the packet has waited in its queue all the time
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_an_endpoint_that_is_down_is_a_reason_if_it_has_carried_traffic(carried):
+    endpoint = SimpleNamespace(eni=ENI, failure="no room", carried=carried, tunnels=(), leaving=False)
+    known = health.Health(Settings(), [], SimpleNamespace(glance=lambda: [endpoint]), [], lambda: 0, 0, threading.Event())
+    assert known.reasons() == [f"endpoint {ENI:017x} failed to come up: no room"] * carried
 
 
 def test_an_endpoint_whose_hook_runs_is_healthy(lab, tmp_path):

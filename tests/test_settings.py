@@ -58,6 +58,30 @@ def test_numbers_within():
     assert [check("0"), check("65535"), check("007")] == [0, 65535, 7]
 
 
+@pytest.mark.parametrize("text, host, port", [
+    ("8080", "", 8080), ("10.0.0.5:8080", "10.0.0.5", 8080), ("[fd00::5]:8080", "fd00::5", 8080),
+    ("[FD00:0::5]:1", "fd00::5", 1), ("0.0.0.0:65535", "0.0.0.0", 65535), ("[::]:8080", "::", 8080),
+    ("[fe80::1%eth0]:8080", "fe80::1%eth0", 8080), ("[::ffff:10.0.0.5]:8080", "10.0.0.5", 8080),
+])
+def test_addresses(text, host, port):
+    assert settings.address(text) == (host, port)
+
+
+@pytest.mark.parametrize("text", [
+    "fd00::5:8080", "::", "[::1]", "[10.0.0.5]:8080", "localhost:8080", "10.0.0:8080", ":8080", "[]:8080", "*:8080",
+    "10.0.0.5 :8080", "10.0.0.5/8:8080", "[::1:8080", "http://10.0.0.5:8080",
+])
+def test_no_addresses(text):
+    with pytest.raises(ValueError, match=r"has no address: .*10\.0\.0\.5:8080 or \[fd00::5\]:8080"):
+        settings.address(text)
+
+
+@pytest.mark.parametrize("text", ["0", "10.0.0.5:0", "[fd00::5]:0", "10.0.0.5:65536", "10.0.0.5:", "[::1]:x", "10.0.0.5:+1"])
+def test_addresses_with_no_port(text):
+    with pytest.raises(ValueError, match="give a port from 1 to 65535"):
+        settings.address(text)
+
+
 def test_commands(tmp_path):
     script = tmp_path / "hook.sh"
     with pytest.raises(ValueError, match="there is no"):
