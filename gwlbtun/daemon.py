@@ -44,6 +44,7 @@ class Daemon:
     def run(self) -> int:
         """The exit status. Raises StartError when it cannot begin."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to take down
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take the status of hooks away
         threading.current_thread().name = "gwlbtun"
         fastpath.set_thread_name("gwlbtun")
         self._build()

@@ -31,6 +31,7 @@ _SIGNALS_TO_DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIG
 
 _running: Set[int] = set()  # process groups
 _running_lock = threading.Lock()
+_starting_lock = threading.Lock()  # taken before the other
 
 
 def kill_all() -> None:
@@ -43,7 +44,7 @@ def kill_all() -> None:
 def no_child_starting() -> ContextManager:
     """While it is held no hook is being started. Between its birth and its program a child has all our descriptors, and
     so keeps alive what we close meanwhile."""
-    return _running_lock
+    return _starting_lock
 
 
 def reap() -> None:
@@ -114,7 +115,7 @@ class Hook:
             os.close(write_end)
 
     def _spawn(self, write_end: int) -> int:
-        with _running_lock:
+        with _starting_lock, _running_lock:  # the latter, so that reap() knows it
             pid = os.posix_spawn(
                 self._argv[0], self._argv, os.environ, setsid=True, setsigmask=(), setsigdef=_SIGNALS_TO_DEFAULT,
                 file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

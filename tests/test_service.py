@@ -118,6 +118,14 @@ def test_as_process_1_of_a_container_it_buries_what_hooks_leave_behind(lab, tmp_
         daemon.kill()
 
 
+def test_hooks_have_a_status_also_when_whoever_starts_it_ignores_that_of_children(lab, started_by):
+    started_by(sys.executable, "-c", "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+               "os.execvp(sys.argv[1], sys.argv[1:])")
+    daemon = lab.start(hook=PASSTHROUGH + "exit 3\n")
+    carry(lab)
+    assert daemon.health()["hooksFailed"] == 1 and "ended with status 3" in daemon.log()
+
+
 @pytest.mark.parametrize("port", [HEALTH_PORT, ""])
 def test_hooks_know_the_health_port(lab, port):
     hook = lab.hook("#!/bin/sh\necho \"port '$GWLBTUN_HEALTH_PORT'\"\n")
