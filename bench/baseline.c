@@ -13,7 +13,6 @@
  *
  * Usage: baseline threads|loop HOOK RECEIVE_BUFFER_MB
  */
-#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -27,7 +26,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "handler.h"
+#include "devices.h"
+#include "failure.h"
+#include "geneve.h"
 
 enum {
 	OUTER = 20 + 8,

@@ -12,7 +12,6 @@
  *
  * Usage: expiry FLOWS ROUNDS CORE OTHER_CORE.  Prints one line of JSON; times by round.
  */
-#define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>

@@ -12,9 +12,10 @@
  *
  * Usage: floor HOOK RECEIVE_BUFFER_MB
  */
-#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -27,7 +28,9 @@
 #include <unistd.h>
 
 #include "../native/offload.h"
-#include "handler.h"
+#include "devices.h"
+#include "failure.h"
+#include "geneve.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
@@ -140,7 +143,7 @@ static void write_frame(struct gw_merge *merge)
 		fail("write");
 }
 
-/* Adds the packets of a datagram to segment[]; how many there are then. */
+/* Adds the packets of a datagram to segment[].  Returns how many there are then. */
 static unsigned take_datagram(unsigned i, unsigned segments)
 {
 	struct in_addr own_address = {0};
@@ -219,7 +222,7 @@ static void from_balancer(void)
 
 /* ---- From Linux ---------------------------------------------------------------------------------------------------*/
 
-/* Sends the segments from `first` on that fit one message; which one comes next. */
+/* Sends the segments from `first` on that fit one message.  Returns which one comes next. */
 static unsigned send_some(const struct flow *flow, const struct gw_split *split, unsigned first)
 {
 	static uint8_t headers[SEGMENTS][MAX_HEADER + GW_SPLIT_HEADER_MAX];
