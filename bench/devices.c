@@ -32,7 +32,7 @@ static void base60(char *text, uint64_t value)
 
 static int make_tun(const char *prefix, uint64_t eni, short flags, unsigned offloads, char *name)
 {
-	struct ifreq request = {.ifr_flags = (short)(IFF_TUN | IFF_NO_PI | flags)};
+	struct ifreq request = { .ifr_flags = (short)(IFF_TUN | IFF_NO_PI | flags) };
 	int control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 

@@ -5,8 +5,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "capture.h"
 #include "../failure.h"
+#include "capture.h"
 #include "packets.h"
 #include "sockets.h"
 
@@ -24,7 +24,7 @@ void capture_begin(void)
 		fail("no memory for the capture");
 	for (uint32_t flow = 0; flow < opt.flows; flow++)
 		expected[flow] = burst_of(flow)->sequence;
-	captured = (struct captured){0, 0, 0};
+	captured = (struct captured){ 0, 0, 0 };
 }
 
 /* One returned frame: a packet, or many behind one outer header, which is as the kernel would repeat it for each. */

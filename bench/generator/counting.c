@@ -2,8 +2,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "counting.h"
 #include "../failure.h"
+#include "counting.h"
 #include "options.h"
 
 void print_returned(const char *name)

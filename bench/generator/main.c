@@ -21,10 +21,10 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "../failure.h"
 #include "capture.h"
 #include "clock.h"
 #include "counting.h"
-#include "../failure.h"
 #include "options.h"
 #include "pace.h"
 #include "packets.h"
@@ -33,7 +33,8 @@
 #include "sockets.h"
 
 enum {
-	GRACE_NS = 10000000,  /* what has not returned so long after the last packet left was not carried at that rate */
+	GRACE_NS =
+		10000000, /* what has not returned so long after the last packet left was not carried at that rate */
 	DRAIN_NS = 300000000, /* after the last packet was captured, how long to wait for another */
 };
 
@@ -44,8 +45,11 @@ static uint64_t since(uint64_t begin)
 
 static void command_run(uint64_t rate, uint64_t milliseconds, uint64_t probes_per_s, bool timed)
 {
-	const struct pace pace = {.rate = rate, .duration_ns = milliseconds * 1000000, .packets = UINT64_MAX,
-	                          .probes_per_s = probes_per_s, .each = drain_probes};
+	const struct pace pace = { .rate = rate,
+		                   .duration_ns = milliseconds * 1000000,
+		                   .packets = UINT64_MAX,
+		                   .probes_per_s = probes_per_s,
+		                   .each = drain_probes };
 	struct paced done;
 	uint64_t start, end;
 
@@ -63,12 +67,15 @@ static void command_run(uint64_t rate, uint64_t milliseconds, uint64_t probes_pe
 		probe_receive();
 	probes_end();
 	printf(", \"sent\": %llu, \"seconds\": %.6f, \"given_up_s\": %.6f}\n",
-	       (unsigned long long)(done.sent + probes_sent()), (double)(end - start) / 1e9, (double)done.given_up_ns / 1e9);
+	       (unsigned long long)done.sent + probes_sent(), (double)(end - start) / 1e9,
+	       (double)done.given_up_ns / 1e9);
 }
 
 static void command_each(uint64_t rate)
 {
-	const struct pace pace = {.rate = rate, .duration_ns = 60 * NS_PER_S, .packets = (uint64_t)opt.flows * opt.burst};
+	const struct pace pace = { .rate = rate,
+		                   .duration_ns = 60 * NS_PER_S,
+		                   .packets = (uint64_t)opt.flows * opt.burst };
 	uint64_t start = now_ns(CLOCK_MONOTONIC);
 	struct paced done = send_at(&pace);
 
@@ -77,7 +84,9 @@ static void command_each(uint64_t rate)
 
 static void command_verify(uint64_t packets, uint64_t rate)
 {
-	const struct pace pace = {.rate = rate, .duration_ns = 60 * NS_PER_S, .packets = packets, .each = drain_capture};
+	const struct pace pace = {
+		.rate = rate, .duration_ns = 60 * NS_PER_S, .packets = packets, .each = drain_capture
+	};
 	struct paced done;
 
 	capture_begin();
@@ -93,7 +102,7 @@ static void command_verify(uint64_t packets, uint64_t rate)
 
 static void command_ping(uint64_t count, uint64_t interval_us)
 {
-	const struct timespec pause = {(time_t)(interval_us / 1000000), (long)(interval_us % 1000000) * 1000};
+	const struct timespec pause = { (time_t)(interval_us / 1000000), (long)(interval_us % 1000000) * 1000 };
 
 	probes_begin(true);
 	for (uint64_t i = 0; i < count; i++) {

@@ -7,7 +7,7 @@
 #include "../failure.h"
 #include "options.h"
 
-struct options opt = {.flows = 64, .endpoints = 1, .ports = 512, .size = 128, .burst = 1, .family = 4};
+struct options opt = { .flows = 64, .endpoints = 1, .ports = 512, .size = 128, .burst = 1, .family = 4 };
 
 static uint32_t number(const char *text, uint32_t least, uint32_t most, const char *what)
 {
@@ -22,13 +22,20 @@ static uint32_t number(const char *text, uint32_t least, uint32_t most, const ch
 void parse_options(int argc, char **argv)
 {
 	static const struct option names[] = {
-		{"device", required_argument, NULL, 'd'},  {"source", required_argument, NULL, 's'},
-		{"probe", required_argument, NULL, 'o'},   {"target", required_argument, NULL, 't'},
-		{"mac", required_argument, NULL, 'm'},     {"flows", required_argument, NULL, 'f'},
-		{"endpoints", required_argument, NULL, 'e'}, {"ports", required_argument, NULL, 'p'},
-		{"size", required_argument, NULL, 'l'},    {"burst", required_argument, NULL, 'b'},
-		{"ipv6", no_argument, NULL, '6'},          {"tcp", no_argument, NULL, 'T'},
-		{"segment", no_argument, NULL, 'S'},       {NULL, 0, NULL, 0},
+		{ "device", required_argument, NULL, 'd' },
+		{ "source", required_argument, NULL, 's' },
+		{ "probe", required_argument, NULL, 'o' },
+		{ "target", required_argument, NULL, 't' },
+		{ "mac", required_argument, NULL, 'm' },
+		{ "flows", required_argument, NULL, 'f' },
+		{ "endpoints", required_argument, NULL, 'e' },
+		{ "ports", required_argument, NULL, 'p' },
+		{ "size", required_argument, NULL, 'l' },
+		{ "burst", required_argument, NULL, 'b' },
+		{ "ipv6", no_argument, NULL, '6' },
+		{ "tcp", no_argument, NULL, 'T' },
+		{ "segment", no_argument, NULL, 'S' },
+		{ NULL, 0, NULL, 0 },
 	};
 	uint8_t *mac = opt.target_mac;
 	int name;
@@ -41,11 +48,14 @@ void parse_options(int argc, char **argv)
 		case 's':
 		case 'o':
 		case 't':
-			if (!inet_aton(optarg, name == 's' ? &opt.source : name == 'o' ? &opt.probe_source : &opt.target))
+			if (!inet_aton(optarg, name == 's'   ? &opt.source
+			                       : name == 'o' ? &opt.probe_source
+			                                     : &opt.target))
 				usage("not an IPv4 address");
 			break;
 		case 'm':
-			if (sscanf(optarg, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", mac, mac + 1, mac + 2, mac + 3, mac + 4, mac + 5) != 6)
+			if (sscanf(optarg, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", mac, mac + 1, mac + 2, mac + 3, mac + 4,
+			           mac + 5) != 6)
 				usage("--mac: not a MAC address");
 			break;
 		case 'f':

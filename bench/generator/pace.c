@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT-0 */
+#include "pace.h"
 #include "clock.h"
 #include "options.h"
-#include "pace.h"
 #include "probes.h"
 #include "sending.h"
 
@@ -11,7 +11,7 @@ struct paced send_at(const struct pace *pace)
 {
 	const uint64_t begin = now_ns(CLOCK_MONOTONIC);
 	const uint64_t probe_interval = pace->probes_per_s ? NS_PER_S / pace->probes_per_s : 0;
-	struct paced done = {0, 0};
+	struct paced done = { 0, 0 };
 	uint64_t start = begin, now = begin;
 	uint64_t next_probe = begin + probe_interval;
 

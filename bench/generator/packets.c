@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bytes.h"
 #include "../failure.h"
+#include "bytes.h"
 #include "packets.h"
 
 #define FIRST_ENI UINT64_C(0x0be0c40000000001)
@@ -15,9 +15,9 @@
 size_t packet_size;
 struct head probe;
 
-static struct head *heads;    /* opt.flows * opt.burst, a flow's burst together */
-static uint8_t *tail;         /* the payload after the identity */
-static size_t head_size;      /* of what is used of head.bytes */
+static struct head *heads; /* opt.flows * opt.burst, a flow's burst together */
+static uint8_t *tail;      /* the payload after the identity */
+static size_t head_size;   /* of what is used of head.bytes */
 static size_t tail_size;
 static size_t l4_offset;      /* in head.bytes */
 static uint32_t segment_size; /* TCP payload of one packet */
@@ -203,14 +203,14 @@ struct head *burst_of(uint32_t flow)
 
 void frame_pieces(struct iovec pieces[2], struct head *head)
 {
-	pieces[0] = (struct iovec){head->bytes, head_size};
-	pieces[1] = (struct iovec){tail, tail_size};
+	pieces[0] = (struct iovec){ head->bytes, head_size };
+	pieces[1] = (struct iovec){ tail, tail_size };
 }
 
 void payload_pieces(struct iovec pieces[2], struct head *head)
 {
-	pieces[0] = (struct iovec){head->bytes + OUTER, head_size - OUTER};
-	pieces[1] = (struct iovec){tail, tail_size};
+	pieces[0] = (struct iovec){ head->bytes + OUTER, head_size - OUTER };
+	pieces[1] = (struct iovec){ tail, tail_size };
 }
 
 void advance(uint32_t flow)

@@ -6,8 +6,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "clock.h"
 #include "../failure.h"
+#include "clock.h"
 #include "packets.h"
 #include "probes.h"
 #include "sockets.h"
@@ -56,7 +56,7 @@ void probes_begin(bool timed)
 void probe_send(void)
 {
 	struct iovec iov[2];
-	struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2};
+	struct msghdr message = { .msg_iov = iov, .msg_iovlen = 2 };
 
 	payload_pieces(iov, &probe);
 	stamp(&probe, probe_next);
@@ -74,9 +74,13 @@ bool probe_receive(void)
 		struct cmsghdr align;
 	} control;
 	struct sockaddr_in from;
-	struct iovec iov = {data, sizeof(data)};
-	struct msghdr message = {.msg_name = &from, .msg_namelen = sizeof(from), .msg_iov = &iov, .msg_iovlen = 1,
-	                         .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
+	struct iovec iov = { data, sizeof(data) };
+	struct msghdr message = { .msg_name = &from,
+		                  .msg_namelen = sizeof(from),
+		                  .msg_iov = &iov,
+		                  .msg_iovlen = 1,
+		                  .msg_control = control.bytes,
+		                  .msg_controllen = sizeof(control.bytes) };
 	ssize_t length = recvmsg(receive_fd, &message, MSG_DONTWAIT);
 	struct cmsghdr *header;
 	struct timespec stamped;
@@ -139,7 +143,8 @@ void probes_end(void)
 {
 	time_stamps(false);
 	qsort(samples, sample_count, sizeof(*samples), compare_samples);
-	printf("\"probes\": {\"sent\": %u, \"back\": %u, \"wrong\": %u, \"timed\": %zu, \"p50_us\": %.3f, \"p99_us\": %.3f, "
+	printf("\"probes\": {\"sent\": %u, \"back\": %u, \"wrong\": %u, \"timed\": %zu, \"p50_us\": %.3f, \"p99_us\": "
+	       "%.3f, "
 	       "\"max_us\": %.3f}",
 	       probes_sent(), probes_back, probes_wrong, sample_count, percentile_us(0.5), percentile_us(0.99),
 	       percentile_us(1));

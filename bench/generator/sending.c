@@ -45,7 +45,7 @@ void open_sending(void)
 static uint32_t send_segmented(void)
 {
 	struct iovec iov[2 * MAX_BURST];
-	struct msghdr message = {.msg_iov = iov, .msg_iovlen = 2 * opt.burst};
+	struct msghdr message = { .msg_iov = iov, .msg_iovlen = 2 * opt.burst };
 	uint32_t flow = next_flow;
 	struct head *burst = burst_of(flow);
 
@@ -76,7 +76,7 @@ static uint32_t send_single(uint32_t bursts)
 
 		for (uint32_t i = 0; i < opt.burst; i++, count++) {
 			frame_pieces(iov[count], &burst[i]);
-			messages[count].msg_hdr = (struct msghdr){.msg_iov = iov[count], .msg_iovlen = 2};
+			messages[count].msg_hdr = (struct msghdr){ .msg_iov = iov[count], .msg_iovlen = 2 };
 		}
 		next_flow = next_flow + 1 == opt.flows ? 0 : next_flow + 1;
 	}

@@ -22,7 +22,7 @@ void set_option(int fd, int level, int name, int value, const char *what)
 
 int packet_socket(int protocol)
 {
-	struct sockaddr_ll at = {.sll_family = AF_PACKET, .sll_protocol = htons((uint16_t)protocol)};
+	struct sockaddr_ll at = { .sll_family = AF_PACKET, .sll_protocol = htons((uint16_t)protocol) };
 	int fd = socket(AF_PACKET, SOCK_RAW, 0);
 
 	if (fd < 0)
@@ -39,8 +39,8 @@ int packet_socket(int protocol)
 
 int udp_socket(struct in_addr source, uint32_t port, bool connected)
 {
-	struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr = source};
-	struct sockaddr_in peer = {.sin_family = AF_INET, .sin_port = htons(GENEVE_PORT), .sin_addr = opt.target};
+	struct sockaddr_in own = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr = source };
+	struct sockaddr_in peer = { .sin_family = AF_INET, .sin_port = htons(GENEVE_PORT), .sin_addr = opt.target };
 	int fd = socket(AF_INET, SOCK_DGRAM, 0);
 
 	if (fd < 0)
@@ -54,7 +54,7 @@ int udp_socket(struct in_addr source, uint32_t port, bool connected)
 
 void device_mac(uint8_t mac[6])
 {
-	struct ifreq request = {0};
+	struct ifreq request = { 0 };
 	int fd = packet_socket(0);
 
 	strncpy(request.ifr_name, opt.device, IFNAMSIZ - 1);
