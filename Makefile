@@ -15,8 +15,16 @@ TOOLS    := build/tools
 BUILD_ID := $(shell cat $(sort $(SOURCES) $(HEADERS)) | sha256sum | cut -d' ' -f1)
 STALE    := $(shell grep -qs $(BUILD_ID) $(SHIM) || echo FORCE)
 
+# What the compiler and the linker can do against a mistake in C.  _FORTIFY_SOURCE needs an optimizer, and sanitizers see
+# more without it; 2 is the most that gcc 11 knows.
+OPTIMIZED  = $(filter-out -O0,$(lastword $(filter -O%,$(CFLAGS))))
+FORTIFIED  = $(if $(findstring -fsanitize,$(CFLAGS))$(findstring _FORTIFY_SOURCE,$(CFLAGS)),,\
+               $(if $(OPTIMIZED),-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2))
+HARDENING  = -fstack-protector-strong $(FORTIFIED)
+LINK_FLAGS = -Wl,-z,relro,-z,now,-z,noexecstack
+
 SHIM_FLAGS = -std=gnu11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread $(WARNINGS) \
-             -DGW_BUILD_ID='"$(BUILD_ID)"' $(CFLAGS)
+             -DGW_BUILD_ID='"$(BUILD_ID)"' $(HARDENING) $(CFLAGS)
 
 # The system's pytest where there is one, else one in a virtual environment of the project's own.
 PYTEST = $(if $(shell python3 -c 'import pytest' 2>/dev/null && echo yes),python3,$(VENV)/bin/python3) -m pytest
@@ -27,7 +35,7 @@ all: $(SHIM)
 $(SHIM): $(STALE) Makefile
 	@command -v $(firstword $(CC)) >/dev/null || \
 	  { echo "There is no C compiler $(firstword $(CC)): $$(tools/packages.sh command run)" >&2; exit 1; }
-	$(CC) $(SHIM_FLAGS) -shared -o $@.new $(SOURCES) $(LDFLAGS)
+	$(CC) $(SHIM_FLAGS) -shared -o $@.new $(SOURCES) $(LINK_FLAGS) $(LDFLAGS)
 	mv -f $@.new $@
 
 test: packages $(SHIM) pytest

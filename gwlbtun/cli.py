@@ -2,6 +2,7 @@
 """The command line: options to Settings, and their errors."""
 import argparse
 import dataclasses
+import os
 import sys
 from typing import Callable, List, NoReturn
 
@@ -18,8 +19,14 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"gwlbtun: {message} (--help lists the options)\n")
 
 
-def _converter(check: Callable) -> Callable:
+def _converter(field: dataclasses.Field) -> Callable:
+    option = field.metadata
+    check = option["check"] or str
+
     def convert(text: str):
+        if text.strip() in option["unset"]:
+            print(f"gwlbtun: {'/'.join(option['flags'])} is {text.strip() or 'empty'}: {option['without']}", file=sys.stderr)
+            return field.default
         try:
             return check(text)
         except ValueError as error:
@@ -37,17 +44,28 @@ def parse(arguments: List[str]) -> Settings:
     for field in dataclasses.fields(Settings):
         option = field.metadata
         if option["metavar"]:
-            kind = {"metavar": option["metavar"], "type": _converter(option["check"] or str)}
+            kind = {"metavar": option["metavar"], "type": _converter(field)}
         else:
             kind = {"action": "store_true"}
-        parser.add_argument(*option["flags"], dest=field.name, default=field.default, help=option["help"], **kind)
+        parser.add_argument(*option["flags"], dest=field.name, default=argparse.SUPPRESS, help=option["help"], **kind)
     settings = Settings(**vars(parser.parse_args(arguments)))
     for complaint in parse_levels(settings.logging)[1]:
         print(f"gwlbtun: --logging: {complaint}; ignored", file=sys.stderr)
     return settings
 
 
+def _open_standard_descriptors() -> None:
+    """Where 0 to 2 are closed the next sockets would take their places, and the log be written to one of them."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # becomes this one, the lowest that is free
+            setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", closefd=False))
+
+
 def main(arguments: List[str]) -> int:
+    _open_standard_descriptors()
     settings = parse(arguments)
     from .daemon import Daemon  # what follows costs time that --help and usage errors need not wait for
     try:

@@ -7,9 +7,11 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from typing import List, Optional
 
-from . import StartError, __version__, fastpath, health, hooks, rpfilter, tun
+from . import StartError, __version__, capacity, fastpath, health, hooks, rpfilter, tun
+from .admission import SPARE, Admission
 from .endpoints import Endpoints
 from .logs import CORE, Log
 from .receiver import Receiver, buffer_size, open_sockets, raw_socket
@@ -19,7 +21,7 @@ from .watch import DropWatch
 from .web import Answer, Server
 from .worker import Worker
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_S = 1.0
 WATCH_SHARE = 0.05  # of one core at most, for adding up counters
 
@@ -34,6 +36,9 @@ class Daemon:
         self._stopped = threading.Event()
         self._wake_read, self._wake_write = socket.socketpair()
         self._watch_due = 0.0
+        self._stopper = Worker(self._log, "gwlbtun Stop", self._stop, vital=True)
+        self._failed = False  # and so must not end with status 0
+        self._report_failure = threading.excepthook
 
     def run(self) -> int:
         """The exit status. Raises StartError when it cannot begin."""
@@ -46,12 +51,14 @@ class Daemon:
         except RuntimeError as error:  # no room for a thread
             raise StartError(str(error)) from None
         self._loop()
+        self._stopper.join()
         self._log.stop()
-        return 0
+        return int(self._failed)
 
     def _build(self) -> None:
         """Takes all that may be refused, before anything runs."""
         settings, log = self._settings, self._log
+        os.environ["GWLBTUN_HEALTH_PORT"] = str(settings.health_port or "")  # for hooks
         shim = fastpath.Shim()
         offloads = tun.probe(settings.offload)
         _raise_descriptor_limit()
@@ -61,14 +68,16 @@ class Daemon:
             self._server = Server(settings.health_port, self._answer, log)
         places = settings.udp_places
         try:
-            self._handler = fastpath.Handler(shim, len(places), len(settings.tunnel_places), settings.max_endpoints,
-                                             settings.max_flows, settings.flow_idle_s, offloads, raw_socket(log))
+            self._handler = fastpath.Handler(shim, len(places), len(settings.tunnel_places),
+                                             min(settings.max_endpoints + SPARE, fastpath.SLOTS_MAX), settings.max_flows, settings.flow_idle_s, offloads, raw_socket(log))
         except OSError as error:
             raise StartError(f"cannot set up the fast path ({error.strerror}): give a smaller --max-flows, "
                              "--max-endpoints or number of threads") from None
-        self._endpoints = Endpoints(self._handler, settings, offloads, log)
+        self._handler.limit_rings(capacity.ring_bytes())
+        self._endpoints = Endpoints(self._handler, settings, offloads, self._stopping, log)
+        self._admission = Admission(self._handler, self._endpoints, settings.max_endpoints, log)
         self._receivers: List[Receiver] = [
-            Receiver(index, place, self._handler, udp_socket, self._endpoints.admit, log)
+            Receiver(index, place, self._handler, udp_socket, log)
             for index, (place, udp_socket) in enumerate(zip(places, sockets))]
         self._health = health.Health(settings, self._receivers, self._endpoints, list(shim.drop_texts),
                                      self._handler.flow_entries, min(map(buffer_size, sockets)), self._stopping)
@@ -81,12 +90,16 @@ class Daemon:
         # Any thread may be the one that a signal interrupts; the byte written here wakes this one.
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
-            signal.signal(number, lambda number, frame: None)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # under nohup it stays ignored
+                signal.signal(number, lambda number, frame: None)
+        threading.excepthook = self._hear_failure
         traced = level_wanted(self._log)
         self._handler.trace(traced)
         self._log.start(Trace(self._handler, self._log) if traced else None)
         self._log.info(CORE, f"gwlbtun {__version__} starts, process {os.getpid()}.")
-        Worker(self._log, "gwlbtun Stop", self._stop).start()  # at once: later there may be no room for it
+        self._stopper.start()  # at once: later there may be no room for it
+        self._endpoints.start()
+        self._admission.worker.start()
         for receiver in self._receivers:
             receiver.worker.start()
         if self._server:
@@ -107,9 +120,14 @@ class Daemon:
                 self._endpoints.check_filters()
             if time.monotonic() >= tick_due:
                 tick_due = time.monotonic() + TICK_S
-                self._tick()
+                try:
+                    self._tick()
+                except Exception:
+                    traceback.print_exc()
+                    self._fail("gwlbtun")
 
     def _tick(self) -> None:
+        hooks.reap()
         if self._stopping.is_set():
             return
         self._handler.expire()
@@ -122,12 +140,26 @@ class Daemon:
             end = time.monotonic()
             self._watch_due = end + (end - begin) / WATCH_SHARE
 
+    def _hear_failure(self, arguments: threading.ExceptHookArgs) -> None:
+        """A thread has ended by an exception. One of the health port's connections, which have no name, may do so."""
+        self._report_failure(arguments)
+        if arguments.thread and arguments.thread.name.startswith("gwlbtun"):
+            self._fail(arguments.thread.name)
+
+    def _fail(self, thread: str) -> None:
+        """Stops cleanly, but with status 1, so that whoever started gwlbtun starts it anew."""
+        self._failed = True
+        self._log.critical(CORE, f"Stopping with status 1: gwlbtun cannot do without its thread {thread}.")
+        self._stopping.set()
+
     def _hear_signals(self) -> None:
         for number in _drain(self._wake_read):
             if number not in STOP_SIGNALS:
                 continue
             name = signal.Signals(number).name
             if self._stopping.is_set():
+                if number == signal.SIGHUP:  # the end of a session may send it twice
+                    continue
                 hooks.kill_all()
                 os._exit(128 + number)
             self._log.important(CORE, f"{name}: stopping; another one stops at once.")
@@ -146,6 +178,9 @@ class Daemon:
             if self._server:
                 self._server.stop()
             self._log.important(CORE, "Stopped.")
+        except Exception:
+            self._failed = True
+            raise
         finally:
             self._stopped.set()
             self._wake_write.send(b"\0")

@@ -18,12 +18,15 @@ from . import StartError
 NATIVE = Path(__file__).resolve().parent.parent / "native"
 SHIM = NATIVE / "gwlbtun.so"
 
-STOPPED, UNKNOWN_ENI = 1, 2                              # enum gw_status
+STOPPED = 1                                              # enum gw_status
 OFFLOAD_MERGE_TCP, OFFLOAD_MERGE_UDP, OFFLOAD_UDP_GSO = 1, 2, 4  # enum gw_offload
 GWI, GWO = SIDES = (0, 1)                                # enum gw_side
 TRACE_OFF, TRACE_HEADERS, TRACE_DUMP = 0, 1, 2           # enum gw_trace_level
 TRACE_IN, TRACE_OUT = 1, 2                               # enum gw_trace_event
 TRACE_DATA = 2048
+
+SLOTS_MAX = 65_536  # endpoints of a handler (GW_SLOTS_MAX)
+LISTEN_MOST = 256  # announced ENI IDs that Handler.listen() returns at most
 
 _PR_SET_NAME = 15
 
@@ -50,15 +53,19 @@ _SIGNATURES = {
     "gw_handler_new": (c_void_p, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_int),
     "gw_handler_free": (None, c_void_p),
     "gw_handler_stop": (None, c_void_p),
+    "gw_handler_limit_rings": (None, c_void_p, c_uint64),
+    "gw_handler_listen": (c_uint, c_void_p, POINTER(c_uint64), c_uint, c_int),
+    "gw_handler_set_full": (None, c_void_p, c_int),
     "gw_handler_expire": (c_uint64, c_void_p),
     "gw_handler_flow_entries": (c_uint64, c_void_p),
     "gw_receiver_counters": (POINTER(c_uint64), c_void_p, c_uint),
-    "gw_receiver_run": (c_int, c_void_p, c_uint, c_int, POINTER(c_uint64)),
-    "gw_receiver_refuse": (None, c_void_p, c_uint),
+    "gw_receiver_run": (c_int, c_void_p, c_uint, c_int),
     "gw_endpoint_new": (c_void_p, c_void_p, c_uint64),
     "gw_endpoint_publish": (None, c_void_p),
     "gw_endpoint_unpublish": (None, c_void_p),
+    "gw_endpoint_open": (None, c_void_p),
     "gw_endpoint_stop": (None, c_void_p),
+    "gw_endpoint_close": (None, c_void_p),
     "gw_endpoint_forget": (None, c_void_p),
     "gw_endpoint_free": (None, c_void_p),
     "gw_endpoint_age": (None, c_void_p),
@@ -68,6 +75,8 @@ _SIGNATURES = {
     "gw_endpoint_flows": (c_uint64, c_void_p, c_uint),
     "gw_endpoint_flows_timed_out": (c_uint64, c_void_p, c_uint),
     "gw_tunnel_counters": (POINTER(c_uint64), c_void_p, c_uint, c_uint),
+    "gw_tunnel_bell": (c_int, c_void_p, c_uint, c_uint),
+    "gw_tunnel_has_frames": (c_int, c_void_p, c_uint, c_uint),
     "gw_tunnel_run": (c_int, c_void_p, c_uint, c_uint, c_int),
     "gw_trace_record_size": (c_uint,),
     "gw_trace_set": (c_int, c_void_p, c_uint),
@@ -109,6 +118,9 @@ class Shim:
                 function = getattr(self.library, name)
                 function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError) as error:
+            if os.statvfs(path).f_flag & os.ST_NOEXEC:
+                raise StartError(f"{path} cannot be loaded, as its file system is mounted noexec: move the project to "
+                                 "another one, such as /opt") from None
             raise StartError(f"{path} cannot be used ({error}): {build}") from None
         if (self.library.gw_build_id().decode() != (_source_digest() or self.library.gw_build_id().decode())
                 or self.library.gw_trace_record_size() != ctypes.sizeof(TraceRecord)):
@@ -148,7 +160,7 @@ class Handler:
                                                      offloads, raw_fd)
         if not self._handler:
             raise _failure()
-        self._eni = [c_uint64() for _ in range(receivers)]
+        self._announced = (c_uint64 * LISTEN_MOST)()
 
     def free(self) -> None:
         self._library.gw_handler_free(self._handler)
@@ -165,19 +177,24 @@ class Handler:
     def receiver_counters(self, receiver: int) -> Dict[str, int]:
         return self.shim.read_counters(self._library.gw_receiver_counters(self._handler, receiver))
 
-    def receive(self, receiver: int, fd: int) -> Optional[int]:
-        """Receives until Python is needed. The unknown ENI ID of a packet that waits, or None after stop().
-
-        Raises OSError when the socket is of no more use.
-        """
-        eni = self._eni[receiver]
-        status = self._library.gw_receiver_run(self._handler, receiver, fd, eni)
+    def receive(self, receiver: int, fd: int) -> None:
+        """Receives until stop(). Raises OSError when the socket is of no more use."""
+        status = self._library.gw_receiver_run(self._handler, receiver, fd)
         if status < 0:
             raise OSError(-status, os.strerror(-status))
-        return eni.value if status == UNKNOWN_ENI else None
 
-    def refuse(self, receiver: int) -> None:
-        self._library.gw_receiver_refuse(self._handler, receiver)
+    def listen(self, timeout_ms: int) -> List[int]:
+        """ENI IDs without an endpoint, one for each packet that came for one. Only one thread may listen."""
+        heard = self._library.gw_handler_listen(self._handler, self._announced, LISTEN_MOST, timeout_ms)
+        return self._announced[:heard]
+
+    def set_full(self, full: bool) -> None:
+        """Whether there are as many endpoints as there may be, for the counters' sake."""
+        self._library.gw_handler_set_full(self._handler, full)
+
+    def limit_rings(self, size: int) -> None:
+        """What the rings of all endpoints may hold together, in bytes."""
+        self._library.gw_handler_limit_rings(self._handler, size)
 
     def endpoint(self, eni: int) -> "NativeEndpoint":
         """Makes and publishes an endpoint. Raises OSError: ENOSPC when there are too many."""
@@ -213,8 +230,23 @@ class NativeEndpoint:
     def unpublish(self) -> None:
         self._library.gw_endpoint_unpublish(self._endpoint)
 
+    def open(self) -> None:
+        """Lets its frames go to Linux."""
+        self._library.gw_endpoint_open(self._endpoint)
+
     def stop(self) -> None:
         self._library.gw_endpoint_stop(self._endpoint)
+
+    def close(self) -> None:
+        """After stop(), when its T threads have ended: as before open()."""
+        self._library.gw_endpoint_close(self._endpoint)
+
+    def bell(self, side: int, thread: int) -> int:
+        """The descriptor that becomes readable when that T thread is needed."""
+        return self._library.gw_tunnel_bell(self._endpoint, side, thread)
+
+    def has_frames(self, side: int, thread: int) -> bool:
+        return bool(self._library.gw_tunnel_has_frames(self._endpoint, side, thread))
 
     def forget(self) -> None:
         """Forgets its flows, which takes a while when there are many, before free()."""

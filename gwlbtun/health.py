@@ -10,7 +10,8 @@ import time
 from typing import Any, Callable, Counter, Dict, List, Sequence, Tuple
 
 from . import __version__
-from .endpoints import Endpoint, Endpoints
+from .endpoint import Endpoint, State
+from .endpoints import Endpoints
 from .geneve import PORT
 from .receiver import Receiver
 from .settings import Settings
@@ -87,12 +88,13 @@ class Health:
 
     def _endpoint(self, endpoint: Endpoint, now_ns: int, reasons: List[str]) -> Snapshot:
         eni = f"{endpoint.eni:017x}"
-        failure = endpoint.failure  # once: it may come up meanwhile
-        if failure:
-            reasons.append(f"endpoint {eni} failed to come up: {failure}")
+        failure, state = endpoint.failure, endpoint.state  # once: it may come up meanwhile
+        if failure and (endpoint.carried or self._settings.require_hook) and state is not State.UP:
+            reasons.append(f"endpoint {eni} is {state.value}: {failure}")
         return {
             "eniStr": eni,
-            "state": endpoint.state.value,
+            "state": state.value,
+            "failure": failure,
             "hooksFailed": endpoint.hook_failures,
             "queueBytes": endpoint.native.ring_bytes(),
             "queueDrops": endpoint.native.ring_drops(),
@@ -107,13 +109,14 @@ class Health:
         threads = []
         counters = tunnel.counters()
         last_ns = max(own["last_out_ns"] for own in counters)
-        for worker, own in zip(tunnel.workers, counters):
-            threads.append({**_thread(worker, reasons, tunnel.name, endpoint.leaving),
+        for worker, own in tunnel.threads:
+            threads.append({**_thread(worker, reasons, tunnel.name, endpoint.state is not State.UP),
                             "pktsIn": own["packets_in"], "bytesIn": own["bytes_in"],
                             "secsSincelastPacket": _seconds_since(own["last_in_ns"], worker.started_ns, now_ns),
                             "pktsSent": own["packets_sent"], "bytesSent": own["bytes_sent"]})
         return {
             "devname": tunnel.name,
+            "queues": len(counters),
             "pktsOut": sum(own["packets_out"] for own in counters),
             "bytesOut": sum(own["bytes_out"] for own in counters),
             "framesOut": sum(own["frames_out"] for own in counters),

@@ -4,7 +4,7 @@ import errno
 import socket
 import struct
 import threading
-from typing import Callable, Dict, List
+from typing import Dict, List
 
 from . import StartError, fastpath
 from .geneve import PORT
@@ -32,8 +32,9 @@ def open_sockets(settings: Settings, log: Log) -> List[socket.socket]:
             sockets[-1].setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise StartError(f"UDP port {PORT} is taken: stop the other program that uses it "
-                             f"(`ss -lunp sport = :{PORT}` names it)") from None
+            raise StartError(f"UDP port {PORT} is taken: stop the other program that uses it (`ss -lunp sport = :{PORT}` "
+                             "names it) or, when that names none, delete the kernel's geneve or vxlan interface "
+                             f"(`ip -d link | grep -B2 {PORT}` shows it)") from None
         raise StartError(f"cannot receive on UDP port {PORT}: {error.strerror}") from None
     if "udp-gro" in settings.offload:
         try:
@@ -72,16 +73,13 @@ def _size_buffers(sockets: List[socket.socket], megabytes: int, log: Log) -> Non
 class Receiver:
     """One U thread."""
 
-    def __init__(self, index: int, place: Place, handler: fastpath.Handler, udp_socket: socket.socket,
-                 admit: Callable[[int], bool], log: Log):
-        """admit(eni): makes the endpoint of an ENI ID that the fast path does not know; false: drop its packet."""
+    def __init__(self, index: int, place: Place, handler: fastpath.Handler, udp_socket: socket.socket, log: Log):
         self._index = index
         self._handler = handler
         self._socket = udp_socket
-        self._admit = admit
         self._drops = 0
         self._drops_lock = threading.Lock()
-        self.worker = Worker(log, place.name, self._receive, place.number, place.core)
+        self.worker = Worker(log, place.name, self._receive, place.number, place.core, vital=True)
 
     def counters(self) -> Dict[str, int]:
         """Those of the thread, and socket_drops: what the kernel dropped, for want of buffer before all."""
@@ -106,14 +104,9 @@ class Receiver:
 
     def _receive(self) -> None:
         try:
-            while True:
-                eni = self._handler.receive(self._index, self._socket.fileno())
-                if eni is None:
-                    return
-                if not self._admit(eni):
-                    self._handler.refuse(self._index)
+            self._handler.receive(self._index, self._socket.fileno())
         except Exception:
-            self._socket.close()  # so that the kernel gives its share of the flows to the others
+            self._socket.close()  # so that the kernel gives its share of the flows to the others, until the daemon stops
             raise
 
 

@@ -92,6 +92,9 @@ def command(text: str) -> str:
     if shutil.which(program) is None:
         if os.path.isdir(program):
             raise ValueError(f"'{program}' is a directory: give an executable file")
+        if os.path.exists(program) and os.statvfs(program).f_flag & os.ST_NOEXEC:
+            raise ValueError(f"'{program}' cannot be executed, as its file system is mounted noexec: give "
+                             f"\"sh '{program}'\", or move it to another one")
         if os.path.exists(program):
             raise ValueError(f"'{program}' cannot be executed: run chmod +x '{program}'"
                              + ("" if "/" in program else ", and give it with its path"))
@@ -112,10 +115,14 @@ def offload_list(text: str) -> FrozenSet[str]:
     return frozenset(words)
 
 
-def _option(default, *flags: str, help: str, metavar: Optional[str] = None, check: Optional[Callable] = None):
-    """A field of Settings that the command line sets. Without a metavar it is a switch."""
-    return dataclasses.field(default=default,
-                             metadata={"flags": flags, "help": help, "metavar": metavar, "check": check})
+def _option(default, *flags: str, help: str, metavar: Optional[str] = None, check: Optional[Callable] = None,
+            unset: Tuple[str, ...] = ("",), without: str = "its default holds"):
+    """A field of Settings that the command line sets. Without a metavar it is a switch.
+
+    unset: the texts that stand for the default, as an empty variable of a unit file does; without: what that means.
+    """
+    return dataclasses.field(default=default, metadata={"flags": flags, "help": help, "metavar": metavar, "check": check,
+                                                        "unset": unset, "without": without})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +130,17 @@ class Settings:
     """Everything that can be chosen, as parsed and checked."""
 
     create_hook: Optional[str] = _option(
-        None, "-c", "--cmdnew", metavar="FILE", check=command,
+        None, "-c", "--cmdnew", metavar="FILE", check=command, without="there is no create hook",
         help="command called after an endpoint's interfaces have been created, with the arguments "
              "CREATE, the gwi interface, the gwo interface and the ENI ID in base 16")
     destroy_hook: Optional[str] = _option(
-        None, "-r", "--cmddel", metavar="FILE", check=command,
+        None, "-r", "--cmddel", metavar="FILE", check=command, without="there is no destroy hook",
         help="command called before an endpoint's interfaces are destroyed, with the same arguments but DESTROY")
+    hook_jobs: int = _option(
+        1, "--hook-jobs", metavar="NUM", check=whole_number(1, 64, "hooks"),
+        help="hooks that may run side by side (default: 1, for those that number what they make by what is there)")
+    require_hook: bool = _option(
+        False, "--require-hook", help="let no packet into an endpoint whose create hook has failed")
     endpoint_idle_s: int = _option(
         0, "-t", "--timeout", metavar="TIME", check=whole_number(0, 31_536_000, "seconds"),
         help="destroy an endpoint that has had no packet for TIME seconds; 0, the default: never")
@@ -136,7 +148,8 @@ class Settings:
         350, "-i", "--idle", metavar="TIME", check=whole_number(1, 86_400, "seconds"),
         help="forget a flow that has had no packet for TIME seconds (default: 350)")
     health_port: Optional[int] = _option(
-        None, "-p", "--port", metavar="PORT", check=whole_number(1, 65_535, "a port"),
+        None, "-p", "--port", metavar="PORT", check=whole_number(1, 65_535, "a port"), unset=("", "0"),
+        without="there is no health port",
         help="answer health checks over HTTP on TCP port PORT (default: none)")
     health_json: bool = _option(False, "-j", "--json", help="answer health checks in JSON")
     health_status_only: bool = _option(False, "-s", help="answer health checks with the status only, no body")

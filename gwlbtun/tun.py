@@ -8,27 +8,25 @@ import socket
 import struct
 from typing import FrozenSet, List
 
-from . import StartError, fastpath
+from . import StartError, fastpath, rtnetlink
 
-MTU = 8500            # the inner packets of Gateway Load Balancer
-TX_QUEUE_PACKETS = 10_000
+MTU = 8500  # the inner packets of Gateway Load Balancer
+TX_QUEUE_PACKETS_GIVEN = 500     # what the kernel gives a TUN device (TUN_READQ_SIZE)
+TX_QUEUE_PACKETS = 10_000        # for one that carries traffic: each queue then takes 80 KB
 
 # <linux/if_tun.h>
 _DEVICE = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
+_TUNGETIFF = 0x800454D2
 _IFF_TUN, _IFF_NO_PI, _IFF_MULTI_QUEUE, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x0001, 0x1000, 0x0100, 0x4000, 0x8000
 _TUN_F_CSUM, _TUN_F_TSO4, _TUN_F_TSO6, _TUN_F_TSO_ECN, _TUN_F_USO4, _TUN_F_USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
 _MERGE_TCP = _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6 | _TUN_F_TSO_ECN
 _MERGE_UDP = _TUN_F_USO4 | _TUN_F_USO6  # Linux 6.2
 
 # <linux/sockios.h>, <linux/if.h>
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFMTU, _SIOCSIFTXQLEN = 0x8913, 0x8914, 0x8922, 0x8943
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFMTU, _SIOCGIFTXQLEN, _SIOCSIFTXQLEN = 0x8913, 0x8914, 0x8922, 0x8942, 0x8943
 _IFF_UP = 0x1
-
-# <linux/rtnetlink.h>, <linux/pkt_sched.h>
-_RTM_NEWQDISC, _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_REPLACE, _NLM_F_CREATE = 36, 0x1, 0x4, 0x100, 0x400
-_TCA_KIND, _TC_H_ROOT = 1, 0xFFFFFFFF
 
 # <linux/udp.h>
 _SOL_UDP, _UDP_SEGMENT = 17, 103
@@ -69,12 +67,12 @@ class Device:
     def __init__(self, name: str, queues: int, offloads: int):
         """Makes it, down; offloads: enum gw_offload. Raises OSError, whose text says what to do."""
         self.name = name
+        self.index = 0
         self.fds: List[int] = []
         try:
             self.fds.append(_open_queue(name, exclusive=True))
+            self.index = socket.if_nametoindex(name)
             fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, _offload_flags(offloads))
-            # Before the other queues are opened, for each takes its size from it.
-            self._configure(_SIOCSIFTXQLEN, struct.pack("i", TX_QUEUE_PACKETS))
             self._configure(_SIOCSIFMTU, struct.pack("i", MTU))
             while len(self.fds) < queues:
                 self.fds.append(_open_queue(name, exclusive=False))
@@ -86,35 +84,42 @@ class Device:
             raise
 
     def up(self) -> None:
-        with contextlib.suppress(OSError):  # it works without, at a price
-            _use_no_queue(self.name)
         flags, = struct.unpack_from("H", self._configure(_SIOCGIFFLAGS, b""), 16)
         self._configure(_SIOCSIFFLAGS, struct.pack("H", flags | _IFF_UP))
 
+    def settle(self) -> None:
+        """After the create hook: a root qdisc that is still the kernel's own gives way to noqueue.
+
+        The device has queues of its own, in front of which another would only cost, and by default there is one for each of
+        the 256 queues that Linux gives a multi-queue TUN. What a hook has put there stays.
+        """
+        with contextlib.suppress(OSError):  # it works without, at a price
+            if self._is_here() and not rtnetlink.has_own_qdisc(self.index):
+                rtnetlink.use_no_queue(self.index)
+
+    def widen(self) -> None:
+        """For traffic: makes its queues long, unless a hook has chosen their length."""
+        with contextlib.suppress(OSError):
+            length, = struct.unpack_from("i", self._configure(_SIOCGIFTXQLEN, b""), 16)
+            if length == TX_QUEUE_PACKETS_GIVEN:
+                self._configure(_SIOCSIFTXQLEN, struct.pack("i", TX_QUEUE_PACKETS))
+
     def close(self) -> None:
+        """Deletes it. To close its queues is not enough: a process that is just being started may hold copies of them."""
+        with contextlib.suppress(OSError):
+            if self.fds and self._is_here():
+                rtnetlink.delete_link(self.index)
         while self.fds:
             os.close(self.fds.pop())
+
+    def _is_here(self) -> bool:
+        """Whether it is in our own network namespace: a hook may have moved it, and numbers are of one namespace."""
+        name = fcntl.ioctl(self.fds[0], _TUNGETIFF, bytes(40))[:16].rstrip(b"\0").decode()
+        return socket.if_nametoindex(name) == self.index
 
     def _configure(self, request: int, value: bytes) -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             return fcntl.ioctl(control, request, struct.pack("16s24s", self.name.encode(), value))
-
-
-def _use_no_queue(name: str) -> None:
-    """Gives the device the qdisc noqueue, for it has queues of its own, in front of which another would only cost.
-
-    By default each of the 256 queues that Linux gives a multi-queue TUN would have a pfifo_fast of TX_QUEUE_PACKETS in
-    three bands: 100 MB of kernel memory. A hook may replace it: tc qdisc replace dev NAME root KIND.
-    """
-    kind = b"noqueue\0"
-    body = struct.pack("=B3xiIII", socket.AF_UNSPEC, socket.if_nametoindex(name), 0, _TC_H_ROOT, 0)
-    body += struct.pack("=HH", 4 + len(kind), _TCA_KIND) + kind
-    flags = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_REPLACE
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
-        route.send(struct.pack("=IHHII", 16 + len(body), _RTM_NEWQDISC, flags, 1, 0) + body)
-        error, = struct.unpack_from("=i", route.recv(4096), 16)
-    if error:
-        raise OSError(-error, os.strerror(-error))
 
 
 def probe(wanted: FrozenSet[str]) -> int:

@@ -3,28 +3,39 @@
 import contextlib
 import errno
 import os
-from typing import Dict, List, Optional
+import select
+import threading
+from typing import Callable, Dict, List, Optional, Tuple
 
 from . import fastpath
-from .logs import Log
+from .logs import CORE, Log
 from .settings import Place
+from .starter import Starter
 from .tun import Device, base60
 from .worker import Worker
 
 PREFIXES = {fastpath.GWI: "gwi-", fastpath.GWO: "gwo-"}
+RETRY_S = 1.0                          # for a thread that is short of something
+DELETED = (errno.EBADFD, errno.EBADF)  # what a queue says whose interface is gone
 
 
 class Tunnel:
     """One of the two interfaces of an endpoint."""
 
-    def __init__(self, side: int, eni: int, native: fastpath.NativeEndpoint, places: List[Place], log: Log):
+    def __init__(self, side: int, eni: int, native: fastpath.NativeEndpoint, places: List[Place], starter: Starter,
+                 deleted: Callable[[str], None], log: Log):
+        """deleted(text) is called when somebody has deleted the interface."""
         self.name = PREFIXES[side] + base60(eni)
-        self.workers: List[Worker] = []
         self._side = side
         self._native = native
         self._places = places
+        self._starter = starter
+        self._deleted = deleted
         self._log = log
         self._device: Optional[Device] = None
+        self._workers: List[Optional[Worker]] = [None] * len(places)
+        self._starting = threading.Lock()
+        self._stopping = threading.Event()
 
     def create(self, offloads: int) -> None:
         """Makes the interface, down. Raises OSError."""
@@ -33,17 +44,48 @@ class Tunnel:
     def up(self) -> None:
         self._device.up()
 
-    def start(self) -> None:
-        """Raises RuntimeError when the system has no room for another thread; call it again for the rest then."""
-        for index, place in list(enumerate(self._places))[len(self.workers):]:
-            worker = Worker(self._log, place.name, lambda index=index: self._serve(index), place.number, place.core)
-            worker.start()
-            self.workers.append(worker)
+    def settle(self) -> None:
+        """After the create hook."""
+        self._device.settle()
+
+    def serve(self) -> None:
+        """After NativeEndpoint.open(): from now on each of its threads starts when it is needed."""
+        self._stopping.clear()
+        for index in range(len(self._places)):
+            self._starter.watch(self._descriptors(index), self.start, index)
+
+    def start(self, index: int) -> None:
+        """Starts a thread, unless it runs. Raises RuntimeError when the system has no room for it."""
+        with self._starting:
+            if self._workers[index] is None:
+                place = self._places[index]
+                worker = Worker(self._log, place.name, lambda: self._serve(index), place.number, place.core)
+                worker.start()
+                self._workers[index] = worker
+
+    def widen(self) -> None:
+        """For an endpoint that carries traffic: all threads, and long queues. Raises RuntimeError as start() does."""
+        self._device.widen()
+        for index in range(len(self._places)):
+            self.start(index)
+            self._starter.ignore(self._descriptors(index))
+
+    def stop_starting(self, drain: bool) -> None:
+        """Before NativeEndpoint.stop(): no further thread starts; with drain, but those for which there are frames."""
+        if not self._device:
+            return
+        for index in range(len(self._places)):
+            self._starter.ignore(self._descriptors(index))
+            if drain and self._native.has_frames(self._side, index):
+                with contextlib.suppress(RuntimeError):
+                    self.start(index)
 
     def join(self) -> None:
         """After NativeEndpoint.stop()."""
-        for worker in self.workers:
+        self._stopping.set()
+        for worker in filter(None, self._workers):
             worker.join()
+        self._workers = [None] * len(self._places)
 
     def close(self) -> None:
         """The interface goes away. Its threads must have ended."""
@@ -51,18 +93,43 @@ class Tunnel:
             self._device.close()
             self._device = None
 
+    @property
+    def threads(self) -> List[Tuple[Worker, Dict[str, int]]]:
+        """Each thread that runs or has run, and its counters."""
+        return [(worker, self._native.counters(self._side, index))
+                for index, worker in enumerate(list(self._workers)) if worker]
+
     def counters(self) -> List[Dict[str, int]]:
-        """Those of each thread."""
+        """Those of each thread, be it there or not."""
         return [self._native.counters(self._side, index) for index in range(len(self._places))]
+
+    def _descriptors(self, index: int) -> List[int]:
+        """What tells that a thread is needed."""
+        return [self._native.bell(self._side, index), self._device.fds[index]]
 
     def _serve(self, index: int) -> None:
         _interrupt_nobody()
-        try:
-            self._native.run(self._side, index, self._device.fds[index])
-        except OSError as error:
-            if error.errno == errno.EBADFD:
-                raise OSError(error.errno, f"the interface {self.name} has been deleted; restart gwlbtun") from None
-            raise OSError(error.errno, f"{self.name}: {os.strerror(error.errno)}") from None
+        fd = self._device.fds[index]
+        told = False
+        while not self._stopping.is_set():
+            try:
+                self._native.run(self._side, index, fd)
+                return
+            except OSError as error:
+                if error.errno in DELETED or _is_gone(fd):
+                    self._deleted(f"the interface {self.name} has been deleted")
+                    return
+                if not told:
+                    self._log.critical(CORE, f"A thread of {self.name} cannot work: {error.strerror}. "
+                                             f"gwlbtun tries again every {RETRY_S:.0f} s.")
+                told = True
+            self._stopping.wait(RETRY_S)
+
+
+def _is_gone(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _interrupt_nobody() -> None:

@@ -13,9 +13,13 @@ _ALL_CORES = os.sched_getaffinity(0)
 
 
 class Worker:
-    """Runs body() once in a thread of its own. A body that raises has failed; one that returns has done its work."""
+    """Runs body() once in a thread of its own. A body that raises has failed; one that returns has done its work.
 
-    def __init__(self, log: Log, name: str, body: Callable[[], None], number: int = 0, core: Optional[int] = None):
+    When one that is vital fails the daemon stops, by way of threading.excepthook: it would limp without it.
+    """
+
+    def __init__(self, log: Log, name: str, body: Callable[[], None], number: int = 0, core: Optional[int] = None,
+                 vital: bool = False):
         self.name = name
         self.number = number
         self.native_id = 0
@@ -24,6 +28,7 @@ class Worker:
         self._log = log
         self._body = body
         self._core = core
+        self._vital = vital
         self._running = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -54,6 +59,8 @@ class Worker:
         except Exception as error:  # whatever it was, it is told, and health reports the thread as dead
             self.failure = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             self._log.critical(CORE, f"Thread {self.name} has failed and ended: {self.failure}.")
+            if self._vital:
+                raise
 
     def _pin(self) -> None:
         try:

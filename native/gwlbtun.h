@@ -11,7 +11,8 @@
  *     U thread i --ring[i]--> T thread (i mod tunnel_threads) of gwi --> Linux --> T threads of gwo and gwi --> GWLB
  *
  * Threads are made, named and pinned by Python.  A U thread calls gw_receiver_run() and a T thread gw_tunnel_run(); both
- * stay in C until Python is needed, so the interpreter never sees a packet.  Everything else here is called from control
+ * stay in C until they are told to stop or fail, so the interpreter never sees a packet.  ENI IDs without an endpoint are
+ * announced to a control thread (gw_handler_listen), while their packets wait.  Everything else here is called from control
  * threads.  gw_endpoint_*() calls that change the table of endpoints (new, publish, unpublish, free) must not run at the
  * same time as each other: Python holds one lock around them.  All others may run at any time.
  *
@@ -81,7 +82,7 @@ GW_EXPORT const char *gw_build_id(void);
 	X(drop_inner_mismatch, "the inner packet is not what the protocol type says")                                 \
 	X(drop_datagram_truncated, "the datagram is larger than the receive buffer")                                  \
 	X(drop_endpoints_full, "there are as many endpoints as there may be")                                         \
-	X(drop_endpoint_refused, "its endpoint was refused")                                                          \
+	X(drop_endpoint_refused, "its endpoint could not be made in time")                                            \
 	X(drop_flows_full, "no room for a new flow")                                                                  \
 	X(drop_ring_full, "the queue to the tunnel thread is full")                                                   \
 	X(drop_tun_write, "Linux did not take the packet (is the interface down?)")                                   \
@@ -105,8 +106,7 @@ GW_EXPORT const char *gw_counter_text(unsigned counter);
 /* ---- The handler --------------------------------------------------------------------------------------------------*/
 
 enum gw_status {
-	GW_STOPPED = 1,     /* asked to stop, and done */
-	GW_UNKNOWN_ENI = 2, /* a packet for an ENI ID that has no endpoint waits: make one or refuse it, then run again */
+	GW_STOPPED = 1, /* asked to stop, and done */
 };
 
 /* What the fast path may use; Python probes what the kernel grants. */
@@ -124,6 +124,9 @@ enum gw_offload {
 GW_EXPORT struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, unsigned max_endpoints,
                                             unsigned max_flows, unsigned idle_s, unsigned offloads, int raw_fd);
 
+/* Bounds what the rings of all endpoints may hold together, in bytes; each may hold 64 KiB all the same. */
+GW_EXPORT void gw_handler_limit_rings(struct gw_handler *handler, uint64_t bytes);
+
 /* Frees it.  Every thread must have returned and every endpoint been freed. */
 GW_EXPORT void gw_handler_free(struct gw_handler *handler);
 
@@ -137,19 +140,24 @@ GW_EXPORT uint64_t gw_handler_expire(struct gw_handler *handler);
 /* Entries of the flow table in use: flows, fragments, and what long headers take beside. */
 GW_EXPORT uint64_t gw_handler_flow_entries(const struct gw_handler *handler);
 
+/*
+ * ENI IDs that have no endpoint, one for each packet that came for one: at most `most` of them, waiting up to timeout_ms for
+ * the first.  Receivers lose the newest when nobody listens.  Returns how many.  Only one thread may listen.
+ */
+GW_EXPORT unsigned gw_handler_listen(struct gw_handler *handler, uint64_t *eni, unsigned most, int timeout_ms);
+
+/* Whether there are as many endpoints as there may be: the reason under which packets of further ones are counted. */
+GW_EXPORT void gw_handler_set_full(struct gw_handler *handler, int full);
+
 /* ---- Receivers: the U threads -------------------------------------------------------------------------------------*/
 
 GW_EXPORT const uint64_t *gw_receiver_counters(const struct gw_handler *handler, unsigned receiver);
 
 /*
- * Receives on fd, a UDP socket with IP_PKTINFO (and UDP_GRO where wanted), until Python is needed.
- * fd must be the same one on every call for this receiver.  Returns GW_STOPPED; GW_UNKNOWN_ENI with *eni set, the packet
- * being kept for the next call; or -errno when the socket is of no more use.
+ * Receives on fd, a UDP socket with IP_PKTINFO (and UDP_GRO where wanted), until the handler stops.
+ * fd must be the same one on every call for this receiver.  Returns GW_STOPPED, or -errno when the socket is of no more use.
  */
-GW_EXPORT int gw_receiver_run(struct gw_handler *handler, unsigned receiver, int fd, uint64_t *eni);
-
-/* After GW_UNKNOWN_ENI: the packet that waits is to be dropped, counted as drop_endpoint_refused. */
-GW_EXPORT void gw_receiver_refuse(struct gw_handler *handler, unsigned receiver);
+GW_EXPORT int gw_receiver_run(struct gw_handler *handler, unsigned receiver, int fd);
 
 /* ---- Endpoints ----------------------------------------------------------------------------------------------------*/
 
@@ -163,8 +171,17 @@ GW_EXPORT struct gw_endpoint *gw_endpoint_new(struct gw_handler *handler, uint64
 GW_EXPORT void gw_endpoint_publish(struct gw_endpoint *endpoint);
 GW_EXPORT void gw_endpoint_unpublish(struct gw_endpoint *endpoint);
 
+/*
+ * Lets its frames go: until then they wait in its rings.  From now on the bell of a T thread that does not run yet rings when
+ * there is something for it.
+ */
+GW_EXPORT void gw_endpoint_open(struct gw_endpoint *endpoint);
+
 /* Tells its T threads to write what the rings hold, and stop. */
 GW_EXPORT void gw_endpoint_stop(struct gw_endpoint *endpoint);
+
+/* After its T threads have returned: it is as before gw_endpoint_open(), with its flows and what its rings hold. */
+GW_EXPORT void gw_endpoint_close(struct gw_endpoint *endpoint);
 
 /* Forgets its flows, which takes a look at every entry of the flow table: any time after it was unpublished and its T
  * threads have returned. */
@@ -189,6 +206,12 @@ GW_EXPORT uint64_t gw_endpoint_flows(const struct gw_endpoint *endpoint, unsigne
 GW_EXPORT uint64_t gw_endpoint_flows_timed_out(const struct gw_endpoint *endpoint, unsigned family);
 
 /* ---- Tunnel threads -----------------------------------------------------------------------------------------------*/
+
+/* The eventfd that becomes readable when a T thread that does not run is needed; the endpoint's own. */
+GW_EXPORT int gw_tunnel_bell(const struct gw_endpoint *endpoint, unsigned side, unsigned thread);
+
+/* Whether its rings hold frames. */
+GW_EXPORT int gw_tunnel_has_frames(const struct gw_endpoint *endpoint, unsigned side, unsigned thread);
 
 GW_EXPORT const uint64_t *gw_tunnel_counters(const struct gw_endpoint *endpoint, unsigned side, unsigned thread);
 

@@ -10,6 +10,7 @@
 #include "transmit.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -82,12 +83,14 @@ struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, u
 	handler->raw_fd = raw_fd;
 	if (raw_fd >= 0)
 		gw_set_send_buffer(raw_fd);
+	handler->control_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	atomic_init(&handler->ring_bytes, UINT64_MAX);
 	atomic_init(&handler->receive_fd, -1);
 	atomic_init(&handler->sockets_left, socket_budget());
 	handler->flows = gw_flows_new(max_flows, max_endpoints);
 	handler->receiver = calloc(receivers, sizeof(struct gw_receiver *));
 	handler->slots_used = calloc((max_endpoints + 63) / 64, sizeof(uint64_t));
-	if (!handler->flows || !handler->receiver || !handler->slots_used ||
+	if (handler->control_bell < 0 || !handler->flows || !handler->receiver || !handler->slots_used ||
 	    getrandom(&handler->multiplier, sizeof(handler->multiplier), 0) != sizeof(handler->multiplier))
 		goto failed;
 	handler->multiplier |= 1;
@@ -112,11 +115,68 @@ void gw_handler_free(struct gw_handler *handler)
 				gw_receiver_free(handler->receiver[i]);
 	if (handler->flows)
 		gw_flows_free(handler->flows);
+	if (handler->control_bell >= 0)
+		close(handler->control_bell);
 	gw_trace_end(&handler->trace);
 	free(handler->receiver);
 	free(handler->slots_used);
 	free(handler);
 	errno = error;
+}
+
+void gw_handler_limit_rings(struct gw_handler *handler, uint64_t bytes)
+{
+	atomic_store(&handler->ring_bytes, bytes);
+}
+
+void gw_handler_set_full(struct gw_handler *handler, int full)
+{
+	atomic_store(&handler->full, full != 0);
+}
+
+void gw_handler_call_control(struct gw_handler *handler)
+{
+	const uint64_t one = 1;
+
+	if (atomic_load(&handler->control_sleeps) && atomic_exchange(&handler->control_sleeps, false)) {
+		ssize_t written = write(handler->control_bell, &one, sizeof(one));
+
+		(void)written; /* EAGAIN: it rings already */
+	}
+}
+
+static unsigned hear(struct gw_handler *handler, uint64_t *eni, unsigned most)
+{
+	unsigned heard = 0;
+
+	for (unsigned i = 0; i < handler->receivers; i++) {
+		struct gw_receiver *receiver = handler->receiver[(handler->listen_next + i) % handler->receivers];
+
+		while (heard < most && gw_receiver_hear(receiver, &eni[heard]))
+			heard++;
+	}
+	handler->listen_next = (handler->listen_next + 1) % handler->receivers;
+	return heard;
+}
+
+unsigned gw_handler_listen(struct gw_handler *handler, uint64_t *eni, unsigned most, int timeout_ms)
+{
+	struct pollfd bell = { .fd = handler->control_bell, .events = POLLIN };
+	unsigned heard = hear(handler, eni, most);
+	uint64_t rung;
+
+	if (heard > 0)
+		return heard;
+	atomic_store(&handler->control_sleeps, true);
+	heard = hear(handler, eni, most);
+	if (heard == 0 && poll(&bell, 1, timeout_ms) > 0) {
+		ssize_t got = read(handler->control_bell, &rung, sizeof(rung));
+
+		(void)got;
+		heard = hear(handler, eni, most);
+	}
+	atomic_store(&handler->control_sleeps, false);
+	return heard;
 }
 
 void gw_handler_stop(struct gw_handler *handler)
@@ -185,6 +245,10 @@ void gw_endpoint_publish(struct gw_endpoint *endpoint)
 	endpoint->published = true;
 	atomic_store(&endpoint->next, atomic_load(head));
 	atomic_store(head, endpoint);
+	/* Receivers put a packet into their waiting room, and then look at the number: one side sees the other. */
+	atomic_fetch_add(&endpoint->handler->publications, 1);
+	for (unsigned i = 0; i < endpoint->handler->receivers; i++)
+		gw_receiver_tell_published(endpoint->handler->receiver[i]);
 }
 
 void gw_endpoint_unpublish(struct gw_endpoint *endpoint)
@@ -329,7 +393,21 @@ void gw_endpoint_stop(struct gw_endpoint *endpoint)
 	atomic_store(&endpoint->stop, true);
 	for (unsigned side = GW_GWI; side <= GW_GWO; side++)
 		for (unsigned i = 0; i < endpoint->handler->tunnel_threads; i++)
-			gw_duty_call(&endpoint->tunnel[side][i]);
+			gw_duty_recall(&endpoint->tunnel[side][i]);
+}
+
+void gw_endpoint_open(struct gw_endpoint *endpoint)
+{
+	atomic_store(&endpoint->up, true);
+	for (unsigned side = GW_GWI; side <= GW_GWO; side++)
+		for (unsigned i = 0; i < endpoint->handler->tunnel_threads; i++)
+			gw_duty_vacate(&endpoint->tunnel[side][i]);
+}
+
+void gw_endpoint_close(struct gw_endpoint *endpoint)
+{
+	atomic_store(&endpoint->up, false);
+	atomic_store(&endpoint->stop, false);
 }
 
 void gw_endpoint_age(struct gw_endpoint *endpoint)
@@ -390,6 +468,16 @@ uint64_t gw_endpoint_flows(const struct gw_endpoint *endpoint, unsigned family)
 uint64_t gw_endpoint_flows_timed_out(const struct gw_endpoint *endpoint, unsigned family)
 {
 	return gw_flows_timed_out(endpoint->handler->flows, endpoint->slot, family);
+}
+
+int gw_tunnel_bell(const struct gw_endpoint *endpoint, unsigned side, unsigned thread)
+{
+	return endpoint->tunnel[side][thread].bell;
+}
+
+int gw_tunnel_has_frames(const struct gw_endpoint *endpoint, unsigned side, unsigned thread)
+{
+	return !gw_tunnel_rings_empty(&endpoint->tunnel[side][thread]);
 }
 
 const uint64_t *gw_tunnel_counters(const struct gw_endpoint *endpoint, unsigned side, unsigned thread)

@@ -75,6 +75,7 @@ struct gw_endpoint {
 	uint64_t made_ns;
 	unsigned slot;
 	_Atomic bool stop;
+	_Atomic bool up; /* opened: its frames go to Linux */
 	_Atomic unsigned writers; /* T threads of gwi that run */
 	bool published;
 	struct gw_tunnel *tunnel[2]; /* by enum gw_side; handler->tunnel_threads of them */
@@ -101,6 +102,12 @@ struct gw_handler {
 	_Atomic int receive_fd;      /* any receiver's socket, to send from port 6081 itself; -1 */
 	_Atomic int64_t sockets_left; /* how many transmit.c may open yet, over all threads */
 	_Atomic unsigned endpoints;
+	_Atomic unsigned publications; /* of endpoints, so far */
+	_Atomic uint64_t ring_bytes;   /* what all rings may hold */
+	_Atomic bool full;             /* no further endpoint is made */
+	int control_bell;              /* an eventfd: ENI IDs have been announced */
+	_Atomic bool control_sleeps;
+	unsigned listen_next; /* the control thread's: whose announcements it hears first */
 	_Atomic(struct gw_endpoint *) bucket[GW_ENDPOINT_BUCKETS];
 };
 
@@ -143,6 +150,15 @@ const struct gw_counters *gw_receiver_count(const struct gw_receiver *receiver);
 
 /* recvmmsg.c: waits until the receiver has let go of what it found in the table of endpoints, and of their T threads. */
 void gw_receiver_quiesce(struct gw_receiver *receiver);
+
+/* recvmmsg.c: an endpoint has been published, for which packets may wait. */
+void gw_receiver_tell_published(struct gw_receiver *receiver);
+
+/* recvmmsg.c, for the control thread: the next ENI ID announced by this receiver; false if there is none. */
+bool gw_receiver_hear(struct gw_receiver *receiver, uint64_t *eni);
+
+/* U threads: an ENI ID has been announced. */
+void gw_handler_call_control(struct gw_handler *handler);
 
 /* recvmmsg.c: has the receiver go off duty for T threads, soon. */
 void gw_receiver_call_off(struct gw_receiver *receiver);

@@ -18,8 +18,8 @@
  * anything across them, for the parts of a datagram have different keys and shall stay in order.  What was written
  * to a ring is published at the end of the pass, or when it has come to PUBLISH_BYTES.
  *
- * An ENI ID without an endpoint ends the work at hand and returns to Python; the packet that showed it stays the next
- * one to be looked at, with the rest of its batch behind it.
+ * A packet of an ENI ID without an endpoint is announced to the control thread and put into the waiting room (waiting.h);
+ * the thread goes on.  When an endpoint has been published, the packets of its ID come out again ahead of later ones.
  *
  * `batch` is odd while the thread may hold endpoints that it found (handler.h).
  */
@@ -37,6 +37,7 @@
 #include "offload.h"
 #include "packet.h"
 #include "relief.h"
+#include "waiting.h"
 
 #ifndef UDP_GRO
 #define UDP_GRO 104 /* Linux 5.0 */
@@ -60,14 +61,14 @@
 /* Not a power of two, so that the beginnings of all buffers do not compete for the same lines of the cache. */
 #define DATAGRAM_ROOM (65536u + 320u)
 
-/* What may wait, over all rings of endpoints whose T threads do not run yet, and what each ring may hold all the same: who
- * invents ENI IDs must not have 4 MiB for each and each receiver. */
-#define WAITING_BYTES (256u << 20)
-#define WAITING_LEAST (64u << 10)
+/* What all rings of endpoints that are not up yet may hold, and what each ring may hold all the same: a sender that invents
+ * ENI IDs must not get 4 MiB for each of them and each receiver. */
+#define RINGS_NOT_UP_BYTES (256u << 20)
+#define RING_LEAST (64u << 10)
 
-/* Once an endpoint was refused, for want of something that will not come back at once, further unknown ENI IDs are
- * refused here for so long: a flood of them must not keep the receiver in Python. */
-#define REFUSE_NS 100000000u
+/* How long a packet waits for an endpoint to be made, and how often the room is looked through for such packets. */
+#define WAIT_NS 2000000000u
+#define WAIT_LOOK_MS 250
 
 /* How long a receiver that was told to stop goes on with what keeps coming in. */
 #define DRAIN_NS 200000000u
@@ -76,10 +77,10 @@
 
 struct frame {
 	struct gw_endpoint *endpoint;
+	const struct gw_origin *origin;
 	const uint8_t *geneve;
 	struct gw_packet packet;
 	uint16_t geneve_len;
-	uint16_t message;
 	uint16_t next; /* of its group */
 	uint16_t tail; /* of a leader: the last of its group; of one that follows: its leader */
 	uint16_t count; /* of a leader: it and those that follow it */
@@ -89,7 +90,7 @@ struct frame {
 };
 
 struct message {
-	uint32_t own_address;
+	struct gw_origin origin;
 	uint32_t size; /* of each packet in it but the last */
 };
 
@@ -109,8 +110,8 @@ struct gw_receiver {
 	unsigned messages;
 	unsigned at_message;
 	uint32_t at_byte;
-	bool refused;
-	uint64_t refusing_until_ns;
+	struct gw_waiting waiting;
+	unsigned publications; /* of endpoints, when the waiting room was last looked through for their packets */
 	uint64_t stop_ns; /* when it was seen that the handler stops */
 	unsigned frames;
 	unsigned touched;
@@ -147,6 +148,10 @@ struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
 		munmap(receiver, sizeof(*receiver));
 		return NULL;
 	}
+	if (!gw_waiting_begin(&receiver->waiting, handler->receivers, handler->multiplier)) {
+		gw_receiver_free(receiver);
+		return NULL;
+	}
 	receiver->handler = handler;
 	receiver->index = index;
 	receiver->fd = -1;
@@ -166,6 +171,7 @@ struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
 
 void gw_receiver_free(struct gw_receiver *receiver)
 {
+	gw_waiting_end(&receiver->waiting);
 	gw_relief_end(&receiver->relief);
 	munmap(receiver, sizeof(*receiver));
 }
@@ -191,23 +197,26 @@ void gw_receiver_call_off(struct gw_receiver *receiver)
 	gw_relief_ask(&receiver->relief);
 }
 
-void gw_receiver_refuse(struct gw_handler *handler, unsigned receiver)
+void gw_receiver_tell_published(struct gw_receiver *receiver)
 {
-	handler->receiver[receiver]->refused = true;
-	handler->receiver[receiver]->refusing_until_ns = gw_now_ns() + REFUSE_NS;
+	if (atomic_load(&receiver->waiting.packets) > 0)
+		gw_relief_ring(&receiver->relief);
 }
 
+bool gw_receiver_hear(struct gw_receiver *receiver, uint64_t *eni)
+{
+	return gw_waiting_hear(&receiver->waiting, eni);
+}
 
-static void trace(const struct gw_receiver *receiver, unsigned message, const uint8_t *data, uint32_t len,
+static void trace(const struct gw_receiver *receiver, const struct gw_origin *origin, const uint8_t *data, uint32_t len,
                   uint64_t eni, unsigned reason)
 {
-	const struct sockaddr_in *from = &receiver->from[message];
 	struct gw_trace_record record = { .eni = eni,
 		                          .event = GW_TRACE_IN,
 		                          .counter = reason,
-		                          .gwlb_address = from->sin_addr.s_addr,
-		                          .gwlb_port = ntohs(from->sin_port),
-		                          .own_address = receiver->message[message].own_address,
+		                          .gwlb_address = origin->gwlb_address,
+		                          .gwlb_port = origin->gwlb_port,
+		                          .own_address = origin->own_address,
 		                          .length = len };
 
 	gw_trace_write(&receiver->handler->trace, &record, data);
@@ -235,21 +244,24 @@ static void drop_run(struct gw_receiver *receiver, struct gw_ring *ring, const s
 	for (unsigned i = 0; i < merge->count; i++) {
 		const struct frame *frame = &receiver->frame[merge->segment[i] - receiver->segment];
 
-		trace(receiver, frame->message, frame->geneve, frame->geneve_len + frame->packet.len,
+		trace(receiver, frame->origin, frame->geneve, frame->geneve_len + frame->packet.len,
 		      frame->endpoint->eni, GW_drop_ring_full);
 	}
 }
 
+/* Rings share what memory they may take: all of them, and besides those of endpoints that are not up yet. */
 static bool may_wait(const struct gw_receiver *receiver, const struct gw_endpoint *endpoint, size_t len)
 {
 	const struct gw_handler *handler = receiver->handler;
-	uint64_t rings, share;
+	uint64_t bytes = atomic_load_explicit(&handler->ring_bytes, memory_order_relaxed), rings, share;
 
-	if (atomic_load_explicit(&endpoint->writers, memory_order_relaxed) > 0)
-		return true;
+	if (!atomic_load_explicit(&endpoint->up, memory_order_relaxed) && bytes > RINGS_NOT_UP_BYTES)
+		bytes = RINGS_NOT_UP_BYTES;
 	rings = (uint64_t)atomic_load_explicit(&handler->endpoints, memory_order_relaxed) * handler->receivers;
-	share = WAITING_BYTES / (rings ? rings : 1);
-	return gw_ring_filled(&endpoint->ring[receiver->index]) + len <= (share > WAITING_LEAST ? share : WAITING_LEAST);
+	share = bytes / (rings ? rings : 1);
+	if (share >= GW_RING_BYTES)
+		return true;
+	return gw_ring_filled(&endpoint->ring[receiver->index]) + len <= (share > RING_LEAST ? share : RING_LEAST);
 }
 
 static void publish(struct gw_receiver *receiver, struct gw_endpoint *endpoint, uint64_t now)
@@ -400,13 +412,11 @@ static void give_way(struct gw_receiver *receiver)
 
 /* ---- Learning -----------------------------------------------------------------------------------------------------*/
 
-static void set_path(const struct gw_receiver *receiver, const struct frame *frame, struct gw_flow_path *path)
+static void set_path(const struct frame *frame, struct gw_flow_path *path)
 {
-	const struct sockaddr_in *from = &receiver->from[frame->message];
-
-	path->gwlb_address = from->sin_addr.s_addr;
-	path->gwlb_port = ntohs(from->sin_port);
-	path->own_address = receiver->message[frame->message].own_address;
+	path->gwlb_address = frame->origin->gwlb_address;
+	path->gwlb_port = frame->origin->gwlb_port;
+	path->own_address = frame->origin->own_address;
 	path->header_len = frame->geneve_len;
 	path->header[(frame->geneve_len - 1) / 8] = 0;
 	memcpy(path->header, frame->geneve, frame->geneve_len);
@@ -421,7 +431,7 @@ static void drop_unlearned(struct gw_receiver *receiver, struct frame *leader, u
 	for (unsigned i = 0; i < leader->count; i++) {
 		const struct frame *frame = leader + i;
 
-		trace(receiver, frame->message, frame->geneve, frame->geneve_len + frame->packet.len,
+		trace(receiver, frame->origin, frame->geneve, frame->geneve_len + frame->packet.len,
 		      frame->endpoint->eni, reason);
 	}
 }
@@ -432,7 +442,7 @@ static void learn(struct gw_receiver *receiver, struct frame *frame, uint32_t no
 	struct gw_flow_path path;
 	unsigned reason;
 
-	set_path(receiver, frame, &path);
+	set_path(frame, &path);
 	reason = gw_flows_learn(flows, &frame->keys.own, &path, now);
 	if (!reason && frame->keys.has_fragment && !frame->packet.later_fragment)
 		reason = gw_flows_learn(flows, &frame->keys.fragment, &path, now);
@@ -470,105 +480,158 @@ static void work_off(struct gw_receiver *receiver)
 	give_way(receiver);
 }
 
-/* ---- Receiving ----------------------------------------------------------------------------------------------------*/
+/* ---- Judging ------------------------------------------------------------------------------------------------------*/
 
-/* Whether two datagrams came the same way. */
-static bool same_way(const struct gw_receiver *receiver, unsigned a, unsigned b)
+static bool same_origin(const struct gw_origin *a, const struct gw_origin *b)
 {
-	const struct sockaddr_in *from_a = &receiver->from[a], *from_b = &receiver->from[b];
-
-	return a == b || (from_a->sin_port == from_b->sin_port && from_a->sin_addr.s_addr == from_b->sin_addr.s_addr &&
-	                  receiver->message[a].own_address == receiver->message[b].own_address);
+	return a == b || (a->gwlb_port == b->gwlb_port && a->gwlb_address == b->gwlb_address && a->own_address == b->own_address);
 }
 
-/* A packet that came the same way as the one before it, and is like that in all that it was judged by, joins its run. */
-static bool follow(struct gw_receiver *receiver, const uint8_t *data, uint32_t len)
+/* A packet of the same origin as the one before it, and like that in all that it was judged by, joins its run. */
+static bool follow(struct gw_receiver *receiver, const struct gw_origin *origin, const uint8_t *data, uint32_t len)
 {
 	struct frame *frame = &receiver->frame[receiver->frames], *previous = frame - 1, *leader;
 
-	if (receiver->frames == 0 || len < previous->geneve_len ||
-	    !same_way(receiver, previous->message, receiver->at_message) ||
+	if (receiver->frames == 0 || len < previous->geneve_len || !same_origin(previous->origin, origin) ||
 	    memcmp(data, previous->geneve, previous->geneve_len) != 0 ||
 	    !gw_packet_follows(&previous->packet, data + previous->geneve_len, len - previous->geneve_len,
 	                       &frame->packet))
 		return false;
 	leader = previous->follows ? &receiver->frame[previous->tail] : previous;
 	frame->endpoint = leader->endpoint;
+	frame->origin = origin;
 	frame->geneve = data;
 	frame->geneve_len = leader->geneve_len;
-	frame->message = (uint16_t)receiver->at_message;
 	frame->follows = true;
 	frame->next = NONE;
 	frame->tail = (uint16_t)(leader - receiver->frame);
 	previous->next = (uint16_t)receiver->frames;
 	leader->tail = (uint16_t)receiver->frames++;
 	leader->count++;
-	gw_count(&receiver->counters, GW_packets_in, 1);
-	gw_count(&receiver->counters, GW_bytes_in, len);
 	if (gw_tracing(&receiver->handler->trace))
-		trace(receiver, receiver->at_message, data, len, leader->endpoint->eni, 0);
+		trace(receiver, origin, data, len, leader->endpoint->eni, 0);
 	return true;
 }
 
-/* True but for a packet of an unknown ENI ID, which *eni then is. */
-static bool take_packet(struct gw_receiver *receiver, const uint8_t *data, uint32_t len, uint64_t *eni)
+/* Drops the packet that has waited longest. */
+static void drop_oldest(struct gw_receiver *receiver)
+{
+	const struct gw_waiting_packet *packet = gw_waiting_oldest(&receiver->waiting);
+	bool full = atomic_load_explicit(&receiver->handler->full, memory_order_relaxed);
+	unsigned reason = full ? GW_drop_endpoints_full : GW_drop_endpoint_refused;
+
+	gw_count(&receiver->counters, reason, 1);
+	if (gw_tracing(&receiver->handler->trace))
+		trace(receiver, &packet->origin, packet->data, packet->len, gw_waiting_eni(&receiver->waiting, packet), reason);
+	gw_waiting_drop_oldest(&receiver->waiting);
+}
+
+/* Has a packet wait for an endpoint to be made. */
+static void wait_for_endpoint(struct gw_receiver *receiver, uint64_t eni, const struct gw_origin *origin, const uint8_t *data,
+                              uint32_t len)
+{
+	while (!gw_waiting_has_room(&receiver->waiting, eni, len))
+		drop_oldest(receiver);
+	gw_waiting_add(&receiver->waiting, eni, origin, data, len, gw_now_ns());
+	gw_waiting_announce(&receiver->waiting, eni);
+	gw_handler_call_control(receiver->handler);
+}
+
+/* Judges a Geneve packet: it becomes a frame, waits or is dropped.  waited: it comes out of the waiting room. */
+static void take_packet(struct gw_receiver *receiver, const struct gw_origin *origin, const uint8_t *data, uint32_t len,
+                        bool waited)
 {
 	const struct gw_handler *handler = receiver->handler;
 	struct frame *frame = &receiver->frame[receiver->frames];
 	struct gw_geneve geneve = { .eni = 0 };
 	unsigned reason;
 
-	if (follow(receiver, data, len))
-		return true;
+	if (follow(receiver, origin, data, len))
+		return;
 	reason = gw_geneve_parse(data, len, &geneve);
 	if (!reason)
 		reason = gw_packet_parse(data + geneve.header_len, len - geneve.header_len, geneve.family,
 		                         &frame->packet);
 	if (!reason) {
 		frame->endpoint = gw_endpoint_find(handler, geneve.eni);
-		if (!frame->endpoint && (receiver->refused || gw_now_ns() < receiver->refusing_until_ns))
-			reason = GW_drop_endpoint_refused;
-		else if (!frame->endpoint && atomic_load(&handler->endpoints) >= handler->max_endpoints)
-			reason = GW_drop_endpoints_full;
-		else if (!frame->endpoint) {
-			*eni = geneve.eni;
-			return false;
+		if (waited) {
+			/* It may be gone again. */
+			reason = frame->endpoint ? 0 : GW_drop_endpoint_refused;
+		} else if (!frame->endpoint || gw_waiting_has(&receiver->waiting, geneve.eni)) {
+			/* Even where an endpoint has just been published: behind those that wait already. */
+			wait_for_endpoint(receiver, geneve.eni, origin, data, len);
+			return;
 		}
 	}
-	receiver->refused = false;
-	gw_count(&receiver->counters, GW_packets_in, 1);
-	gw_count(&receiver->counters, GW_bytes_in, len);
 	if (gw_tracing(&handler->trace))
-		trace(receiver, receiver->at_message, data, len, geneve.eni, reason);
+		trace(receiver, origin, data, len, geneve.eni, reason);
 	if (reason) {
 		gw_count(&receiver->counters, reason, 1);
-		return true;
+		return;
 	}
+	frame->origin = origin;
 	frame->geneve = data;
 	frame->geneve_len = geneve.header_len;
-	frame->message = (uint16_t)receiver->at_message;
 	frame->follows = frame->done = false;
 	frame->next = NONE;
 	frame->tail = (uint16_t)receiver->frames;
 	frame->count = 1;
 	gw_packet_keys(&frame->packet, frame->endpoint->slot, &frame->keys);
 	receiver->frames++;
-	return true;
 }
+
+/* Takes the packets of endpoints that have been published since the last look out of the waiting room. */
+static void end_waiting(struct gw_receiver *receiver)
+{
+	struct gw_waiting *waiting = &receiver->waiting;
+
+	for (unsigned i = 0; i < GW_PARTIES; i++) {
+		const struct gw_waiting_packet *packet;
+
+		if (waiting->party[i].packets == 0 || !gw_endpoint_find(receiver->handler, waiting->party[i].eni))
+			continue;
+		while ((packet = gw_waiting_take(waiting, i)) != NULL) {
+			if (receiver->frames == FRAMES)
+				work_off(receiver);
+			take_packet(receiver, &packet->origin, packet->data, packet->len, true);
+		}
+	}
+	work_off(receiver);
+}
+
+/* Called while anything waits. */
+static void look_after_waiting(struct gw_receiver *receiver)
+{
+	unsigned publications = atomic_load(&receiver->handler->publications);
+	uint64_t now = gw_now_ns();
+	const struct gw_waiting_packet *packet;
+
+	if (publications != receiver->publications) {
+		receiver->publications = publications;
+		atomic_fetch_add(&receiver->batch, 1);
+		end_waiting(receiver);
+		atomic_fetch_add(&receiver->batch, 1);
+	}
+	while ((packet = gw_waiting_oldest(&receiver->waiting)) != NULL && now - packet->came_ns > WAIT_NS)
+		drop_oldest(receiver);
+}
+
+/* ---- Receiving ----------------------------------------------------------------------------------------------------*/
 
 static void read_control(struct gw_receiver *receiver, unsigned i)
 {
 	struct msghdr *header = &receiver->header[i].msg_hdr;
 	struct message *message = &receiver->message[i];
 
-	message->own_address = 0;
+	message->origin = (struct gw_origin){ .gwlb_address = receiver->from[i].sin_addr.s_addr,
+		                              .gwlb_port = ntohs(receiver->from[i].sin_port) };
 	message->size = receiver->header[i].msg_len;
 	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(header); cmsg; cmsg = CMSG_NXTHDR(header, cmsg)) {
 		if (cmsg->cmsg_level == IPPROTO_IP && cmsg->cmsg_type == IP_PKTINFO) {
 			struct in_pktinfo info;
 
 			memcpy(&info, CMSG_DATA(cmsg), sizeof(info));
-			message->own_address = info.ipi_spec_dst.s_addr;
+			message->origin.own_address = info.ipi_spec_dst.s_addr;
 		} else if (cmsg->cmsg_level == IPPROTO_UDP && cmsg->cmsg_type == UDP_GRO) {
 			int size;
 
@@ -625,11 +688,9 @@ static void take_batch(struct gw_receiver *receiver)
 	receiver->worked_off = receiver->written = 0;
 }
 
-/* Works off the batch at hand; GW_UNKNOWN_ENI, or 0 when it is done. */
-static int work_off_batch(struct gw_receiver *receiver, uint64_t *eni)
+/* Works off the batch at hand. */
+static void work_off_batch(struct gw_receiver *receiver)
 {
-	int status = 0;
-
 	while (receiver->at_message < receiver->messages) {
 		const struct message *message = &receiver->message[receiver->at_message];
 		const struct mmsghdr *header = &receiver->header[receiver->at_message];
@@ -641,10 +702,11 @@ static int work_off_batch(struct gw_receiver *receiver, uint64_t *eni)
 		if (header->msg_hdr.msg_flags & MSG_TRUNC) {
 			gw_count(&receiver->counters, GW_drop_datagram_truncated, 1);
 			len = rest;
-		} else if (!take_packet(receiver, receiver->data[receiver->at_message] + receiver->at_byte, len,
-		                        eni)) {
-			status = GW_UNKNOWN_ENI;
-			break;
+		} else {
+			gw_count(&receiver->counters, GW_packets_in, 1);
+			gw_count(&receiver->counters, GW_bytes_in, len);
+			take_packet(receiver, &message->origin, receiver->data[receiver->at_message] + receiver->at_byte, len,
+			            false);
 		}
 		receiver->at_byte += len;
 		if (receiver->at_byte >= header->msg_len) {
@@ -653,7 +715,6 @@ static int work_off_batch(struct gw_receiver *receiver, uint64_t *eni)
 		}
 	}
 	work_off(receiver);
-	return status;
 }
 
 /* Once a receiver is to stop, it goes on until its socket is empty, or DRAIN_NS if that never happens. */
@@ -683,14 +744,15 @@ static void set_up(struct gw_receiver *receiver, int fd)
 static int next_batch(struct gw_receiver *receiver)
 {
 	bool stop = atomic_load_explicit(&receiver->handler->stop, memory_order_relaxed);
-	bool on_duty = gw_relief_on_duty(&receiver->relief);
+	bool on_duty = gw_relief_on_duty(&receiver->relief), waiting = gw_waiting_any(&receiver->waiting);
+	bool polls = on_duty || waiting;
 	int received;
 
 	if (stop && drained_long_enough(receiver))
 		return GW_STOPPED;
-	if (on_duty && !gw_relief_wait(&receiver->relief, receiver->fd, stop ? 0 : -1) && !stop)
+	if (polls && !gw_relief_wait(&receiver->relief, receiver->fd, stop ? 0 : waiting ? WAIT_LOOK_MS : -1) && !stop)
 		return 0;
-	received = receive(receiver, stop || on_duty ? MSG_DONTWAIT : MSG_WAITFORONE);
+	received = receive(receiver, stop || polls ? MSG_DONTWAIT : MSG_WAITFORONE);
 	if (received < 0)
 		return received != -EAGAIN ? received : stop ? GW_STOPPED : 0;
 	/* A socket shut down for reading gives an empty datagram from nobody first: time to look at stop. */
@@ -704,27 +766,7 @@ static int next_batch(struct gw_receiver *receiver)
 	return 0;
 }
 
-static int run(struct gw_receiver *receiver, uint64_t *eni)
-{
-	for (;;) {
-		int status = 0;
-
-		if (receiver->at_message == receiver->messages)
-			status = next_batch(receiver);
-		if (status)
-			return status;
-		if (receiver->at_message == receiver->messages)
-			continue;
-		gw_set(&receiver->counters, GW_last_in_ns, gw_now_ns());
-		atomic_fetch_add(&receiver->batch, 1);
-		status = work_off_batch(receiver, eni);
-		atomic_fetch_add(&receiver->batch, 1);
-		if (status)
-			return status;
-	}
-}
-
-int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd, uint64_t *eni)
+int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd)
 {
 	struct gw_receiver *receiver = handler->receiver[index];
 	int status;
@@ -732,7 +774,19 @@ int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd, uint64_t
 	gw_count(&receiver->counters, GW_entries, 1);
 	if (receiver->fd != fd)
 		set_up(receiver, fd);
-	status = run(receiver, eni);
+	do {
+		if (gw_waiting_any(&receiver->waiting))
+			look_after_waiting(receiver);
+		status = next_batch(receiver);
+		if (status || receiver->at_message == receiver->messages)
+			continue;
+		gw_set(&receiver->counters, GW_last_in_ns, gw_now_ns());
+		atomic_fetch_add(&receiver->batch, 1);
+		work_off_batch(receiver);
+		atomic_fetch_add(&receiver->batch, 1);
+	} while (!status);
+	while (gw_waiting_oldest(&receiver->waiting))
+		drop_oldest(receiver);
 	gw_relief_leave(&receiver->relief);
 	return status;
 }

@@ -76,8 +76,8 @@ void gw_duty_call(struct gw_tunnel *tunnel)
 
 		if (duty == GW_DUTY_THREAD)
 			return;
-		if (duty == GW_DUTY_NOBODY) {
-			if (change(tunnel, GW_DUTY_NOBODY, GW_DUTY_THREAD)) {
+		if (duty == GW_DUTY_NOBODY || duty == GW_DUTY_ABSENT) {
+			if (change(tunnel, duty, GW_DUTY_THREAD)) {
 				ring(tunnel->bell);
 				return;
 			}
@@ -85,6 +85,13 @@ void gw_duty_call(struct gw_tunnel *tunnel)
 			return;
 		}
 	}
+}
+
+void gw_duty_vacate(struct gw_tunnel *tunnel)
+{
+	atomic_store(&tunnel->duty, GW_DUTY_ABSENT);
+	if (!gw_tunnel_rings_empty(tunnel))
+		gw_duty_call(tunnel);
 }
 
 void gw_duty_recall(struct gw_tunnel *tunnel)
@@ -226,6 +233,11 @@ bool gw_relief_hand_over(struct gw_relief *relief, struct gw_endpoint *endpoint,
 	if (out)
 		hand_back(relief, out);
 	return false;
+}
+
+void gw_relief_ring(const struct gw_relief *relief)
+{
+	ring(relief->bell);
 }
 
 bool gw_relief_on_duty(struct gw_relief *relief)

@@ -17,6 +17,7 @@
  *
  *     GW_DUTY_THREAD         the T thread works, and looks at rings and queue once more before it sleeps
  *     GW_DUTY_NOBODY         it sleeps in poll on its bell and its queue
+ *     GW_DUTY_ABSENT         it does not run yet; Python watches its bell and its queue, and starts it
  *     GW_DUTY_RECEIVER + 2i  U thread i works; with GW_DUTY_CALLED, the T thread is to be woken when i goes off duty: it
  *                            found itself relieved and sleeps on its bell alone, or another U thread has work for it
  *
@@ -31,7 +32,7 @@
 
 #include "handler.h"
 
-enum { GW_DUTY_THREAD, GW_DUTY_NOBODY, GW_DUTY_RECEIVER };
+enum { GW_DUTY_THREAD, GW_DUTY_NOBODY, GW_DUTY_ABSENT, GW_DUTY_RECEIVER = 4 };
 #define GW_DUTY_CALLED 1u
 
 /* ---- T threads ----------------------------------------------------------------------------------------------------*/
@@ -41,6 +42,9 @@ bool gw_duty_rest(struct gw_tunnel *tunnel);
 
 /* Anyone, after a store that the T thread shall see: it will be on duty, or look at what was stored before it sleeps. */
 void gw_duty_call(struct gw_tunnel *tunnel);
+
+/* Control threads: from now on its thread is to be started when there is something for it. */
+void gw_duty_vacate(struct gw_tunnel *tunnel);
 
 /* Control threads: it will be on duty soon, also where a U thread is now. */
 void gw_duty_recall(struct gw_tunnel *tunnel);
@@ -68,6 +72,9 @@ void gw_relief_end(struct gw_relief *relief);
 /* Sees to it that the frames just published in the endpoint's ring of this U thread are written.  behind: there is more to
  * receive.  True if nothing was left to T threads. */
 bool gw_relief_hand_over(struct gw_relief *relief, struct gw_endpoint *endpoint, bool behind);
+
+/* Control threads: wakes the U thread from gw_relief_wait(). */
+void gw_relief_ring(const struct gw_relief *relief);
 
 /* True if it stands in for any T thread, and so must wait by gw_relief_wait(); goes off duty first where it was asked to. */
 bool gw_relief_on_duty(struct gw_relief *relief);

@@ -310,6 +310,7 @@ int gw_tunnel_run(struct gw_endpoint *endpoint, unsigned side, unsigned thread, 
 	struct gw_tunnel *tunnel = &endpoint->tunnel[side][thread];
 
 	gw_count(&tunnel->counters, GW_entries, 1);
+	atomic_store(&tunnel->duty, GW_DUTY_THREAD);
 	tunnel->fd = fd;
 	tunnel->error = 0;
 	tunnel->transmit = gw_transmit_new(endpoint->handler, &tunnel->counters);

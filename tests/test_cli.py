@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT-0
 """The command as a person or a unit file calls it: options, their errors, and what keeps it from starting."""
+import dataclasses
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -52,7 +54,6 @@ def hook(tmp_path):
     (["--timeout=-1"], ["-t/--timeout", "-1", "out of range"]),
     (["-i", "0"], ["-i/--idle", "out of range", "from 1 to 86400"]),
     (["--idle", "86401"], ["-i/--idle", "out of range"]),
-    (["-p", "0"], ["-p/--port", "from 1 to 65535"]),
     (["--port=65536"], ["-p/--port", "from 1 to 65535"]),
     (["-p"], ["-p/--port", "expected one argument"]),
     (["--udpthreads", "0"], ["--udpthreads", "from 1 to 1024"]),
@@ -67,7 +68,8 @@ def hook(tmp_path):
     (["--max-flows", "15"], ["--max-flows", "from 16 to"]),
     (["-c", "/nowhere/hook.sh"], ["-c/--cmdnew", "there is no '/nowhere/hook.sh'", "give the path"]),
     (["--cmddel", "/etc/passwd"], ["-r/--cmddel", "cannot be executed", "chmod +x"]),
-    (["-c", ""], ["-c/--cmdnew", "empty"]),
+    (["-c", "A=1"], ["-c/--cmdnew", "empty"]),
+    (["--hook-jobs", "65"], ["--hook-jobs", "from 1 to 64"]),
     (["-c", "'"], ["-c/--cmdnew", "command line"]),
     (["--unknown"], ["unrecognized arguments: --unknown"]),
     (["stray"], ["unrecognized arguments: stray"]),
@@ -89,7 +91,8 @@ def test_help_names_every_option(option):
     for name in ("-h, -?, --help", "-c FILE, --cmdnew FILE", "-r FILE, --cmddel FILE", "-t TIME, --timeout TIME",
                  "-i TIME, --idle TIME", "-p PORT, --port PORT", "-j, --json", "-s ", "-d, --debug", "-x ",
                  "--logging CONFIG", "--udpthreads NUM", "--udpaffinity AFFIN", "--tunthreads NUM",
-                 "--tunaffinity AFFIN", "--rcvbuf MB", "--offload LIST", "--max-endpoints NUM", "--max-flows NUM"):
+                 "--tunaffinity AFFIN", "--rcvbuf MB", "--offload LIST", "--max-endpoints NUM", "--max-flows NUM",
+                 "--hook-jobs NUM", "--require-hook "):
         assert name in done.stdout
 
 
@@ -130,10 +133,24 @@ def test_defaults():
 def test_the_remaining_options():
     chosen = cli.parse(["--udpthreads", "1024", "--tunthreads", "256", "--udpaffinity", "0", "--tunaffinity", "0-0",
                         "--rcvbuf", "64", "--offload", "tun", "--max-endpoints", "5", "--max-flows", "1000",
-                        "--logging", "core=debug"])
+                        "--logging", "core=debug", "--hook-jobs", "64", "--require-hook"])
     assert chosen == Settings(udp_threads=1024, tunnel_threads=256, udp_affinity=(0,), tunnel_affinity=(0,),
                               rcvbuf_mb=64, offload=frozenset({"tun"}), max_endpoints=5, max_flows=1000,
-                              logging="core=debug")
+                              logging="core=debug", hook_jobs=64, require_hook=True)
+
+
+@pytest.mark.parametrize("flag", [option for field in dataclasses.fields(Settings) for option in field.metadata["flags"]
+                                  if field.metadata["metavar"]])
+def test_an_empty_variable_of_a_unit_file_means_the_default(capsys, flag):
+    assert cli.parse([flag, ""]) == Settings()
+    assert cli.parse([flag, " "]) == Settings()
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second and re.fullmatch(rf"gwlbtun: (-\w/)?{flag}(/--\w+)? is empty: [a-z ]+", first)
+
+
+def test_port_0_is_no_health_port(capsys):
+    assert cli.parse(["-p", "0"]) == Settings()
+    assert capsys.readouterr().err == "gwlbtun: -p/--port is 0: there is no health port\n"
 
 
 def test_unknown_log_words_are_named_and_ignored(capsys):
@@ -220,7 +237,7 @@ def test_the_udp_port_is_taken(namespace, shared):
     with namespace.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         holder.bind(("", 6081))
-        refused(run(), "UDP port 6081 is taken", "stop the other program")
+        refused(run(), "UDP port 6081 is taken", "stop the other program", "delete the kernel's geneve or vxlan interface")
 
 
 def test_the_health_port_is_taken(namespace):
@@ -240,6 +257,40 @@ def test_no_tun(namespace):
     with namespace.entered():
         hide = 'mount -t tmpfs none /dev/net && exec "$@"'
         refused(run(prefix=["unshare", "--mount", "sh", "-c", hide, "sh"]), "there is no /dev/net/tun", "modprobe tun")
+
+
+@pytest.fixture
+def noexec(tmp_path):
+    path = tmp_path / "noexec"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "none", path], timeout=60, check=True)
+    yield path
+    subprocess.run(["umount", path], timeout=60, check=True)
+
+
+def test_a_shim_where_nothing_may_be_executed(copy, noexec):
+    shutil.copytree(copy.parent, noexec / "there")
+    refused(run(program=noexec / "there" / copy.name), "mounted noexec: move the project")
+
+
+def test_a_hook_where_nothing_may_be_executed(noexec, capsys):
+    script = noexec / "hook.sh"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    with pytest.raises(SystemExit):
+        cli.parse(["-c", str(script)])
+    errors = capsys.readouterr().err
+    assert f"mounted noexec: give \"sh '{script}'\"" in errors and "chmod" not in errors
+    assert cli.parse(["-c", f"sh '{script}'"]).create_hook == f"sh '{script}'"
+
+
+def test_the_kernel_holds_the_udp_port(namespace):
+    namespace.ip("link add kernel6081 type vxlan id 1 remote 192.0.2.1 dstport 6081")
+    namespace.ip("link set kernel6081 up")
+    with namespace.entered():
+        refused(run(), "UDP port 6081 is taken", "ip -d link")
+        advice = subprocess.run("ip -d link | grep -B2 6081", shell=True, stdout=subprocess.PIPE, timeout=60, check=True)
+    assert b"kernel6081" in advice.stdout
 
 
 def test_no_room_for_its_threads(namespace, tmp_path):

@@ -2,8 +2,11 @@
 """The life of the daemon where parts meet: hooks that hang, stops in between, endpoints that come back early."""
 import signal
 
+import pytest
+
+import gwlb
 import packets
-from lab import CLIENT, PASSTHROUGH, SERVER, Daemon
+from lab import CLIENT, ENI, PASSTHROUGH, PROGRAM, SERVER, Daemon
 
 OTHER = 0x076BC493B822CD32F
 
@@ -98,3 +101,73 @@ def test_stopping_needs_no_new_thread_but_those_that_hear_hooks(lab, tmp_path):
     assert {name for thread, name in daemon.threads().items() if thread not in before} == {"gwlbtun Hook"}
     (tmp_path / "go").touch()
     assert daemon.process.wait(20) == 0
+
+
+# The command, to which no child is granted until there is a file.
+NO_CHILD = """
+import errno, os, sys
+sys.path.insert(0, {root!r})
+from gwlbtun import cli, endpoints
+
+endpoints.RETRY_S = 0.5
+
+spawn = os.posix_spawn
+
+def spawn_later(*arguments, **options):
+    if not os.path.exists({go!r}):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return spawn(*arguments, **options)
+
+os.posix_spawn = spawn_later
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+# A routing table of its own for each endpoint, numbered by what is there, as hooks in the wild do.
+LAST_TABLE_PLUS_ONE = """#!/bin/sh -e
+[ "$1" = CREATE ] || exit 0
+last=$(ip rule list | sed -n 's/.*lookup \\([0-9]*\\)$/\\1/p' | sort -n | tail -1)
+table=$((${last:-99} + 1))
+ip rule add iif "$2" lookup "$table"
+ip route add default dev "$3" table "$table"
+"""
+
+
+def test_hooks_that_number_what_they_make_work_for_endpoints_that_come_at_once(lab):
+    lab.route()
+    lab.start(hook=LAST_TABLE_PLUS_ONE)
+    endpoints = [lab.endpoint(ENI + number, gwlb.Forwarded()) for number in range(12)]
+    for endpoint in endpoints:
+        endpoint.send(udp())
+    assert lab.wait(lambda: all(endpoint.received for endpoint in endpoints))
+
+
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_no_create_hook_begins_after_a_stop(lab, tmp_path, jobs):
+    hook = lab.hook(f'#!/bin/sh\necho "$1" >> {tmp_path}/runs\n[ "$1" = DESTROY ] || sleep 0.5\n')
+    daemon = lab.start("--hook-jobs", jobs, "-c", hook, "-r", hook, hook=None)
+    endpoints = [lab.endpoint(ENI + number) for number in range(40)]
+    for endpoint in endpoints:
+        endpoint.send(udp())
+    assert lab.wait(lambda: len(daemon.health()["enis"]) == 40)
+    assert lab.wait(lambda: (tmp_path / "runs").exists())
+    daemon.process.send_signal(signal.SIGTERM)
+    assert lab.wait(lambda: "SIGTERM: stopping" in daemon.log())
+    begun = (tmp_path / "runs").read_text().split().count("CREATE")
+    assert daemon.process.wait(20) == 0
+    runs = (tmp_path / "runs").read_text().split()
+    assert runs.count("CREATE") == runs.count("DESTROY") <= begun + jobs < 40
+
+
+def test_a_hook_that_cannot_be_started_is_tried_again_and_nothing_passes_before(lab, tmp_path, monkeypatch):
+    program = tmp_path / "gwlbtun.py"
+    program.write_text(NO_CHILD.format(root=str(PROGRAM.parent), go=str(tmp_path / "go")))
+    monkeypatch.setattr("lab.PROGRAM", program)
+    daemon = lab.start()
+    endpoint = lab.endpoint()
+    endpoint.send(udp())
+    assert lab.wait(lambda: daemon.eni(endpoint) and daemon.eni(endpoint)["state"] == "failed to come up")
+    assert "Resource temporarily unavailable" in daemon.eni(endpoint)["failure"]
+    assert daemon.eni(endpoint)["tunnelIn"]["pktsOut"] == 0
+    (tmp_path / "go").touch()
+    assert lab.wait(lambda: endpoint.received == [udp()], timeout=30)
+    assert daemon.health()["hooksFailed"] == 0 and daemon.get()[0] == 200

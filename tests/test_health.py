@@ -192,36 +192,50 @@ def test_a_dead_tunnel_thread_is_named(lab):
     assert "(core,critical)" in daemon.log()
 
 
-# The command, with a second receiver whose socket is none any more by the time it runs.
+# The command, with a second receiver whose socket is none any more, for its next call, once there is a file.
 ONE_RECEIVER_DIES = """
 import os, sys
 sys.path.insert(0, {root!r})
 from gwlbtun import cli, daemon
 
-start = daemon.Daemon._start
+tick = daemon.Daemon._tick
 
-def start_without_a_socket(self):
-    os.dup2(os.open(os.devnull, os.O_RDONLY), self._receivers[1]._socket.fileno())
-    start(self)
+def take_the_socket(self):
+    if os.path.exists({go!r}):
+        os.dup2(os.open(os.devnull, os.O_RDONLY), self._receivers[1]._socket.fileno())
+        os.unlink({go!r})
+    tick(self)
 
-daemon.Daemon._start = start_without_a_socket
+daemon.Daemon._tick = take_the_socket
 sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def test_a_dead_receiver_is_named_and_the_others_go_on(lab, monkeypatch):
-    program = lab.directory / "gwlbtun.py"
-    program.write_text(ONE_RECEIVER_DIES.format(root=str(PROGRAM.parent)))
+def test_a_dead_receiver_is_named_and_the_daemon_stops(lab, tmp_path, monkeypatch):
+    program, go, end = tmp_path / "gwlbtun.py", tmp_path / "go", tmp_path / "end"
+    program.write_text(ONE_RECEIVER_DIES.format(root=str(PROGRAM.parent), go=str(go)))
     monkeypatch.setattr("lab.PROGRAM", program)
-    daemon = lab.start("--udpthreads", "3")
-    assert lab.wait(lambda: reasons(daemon))
-    assert reasons(daemon) == ["thread gwlbtun U001 is dead: Socket operation on non-socket"]
-    threads = daemon.health()["udp"]["UDPPacketReceiver"]["threads"]
-    assert [thread["healthy"] for thread in threads] == [True, False, True]
-    flood(lab, lab.endpoint(), 100)
-    assert [bool(thread["pktsIn"]) for thread in daemon.health()["udp"]["UDPPacketReceiver"]["threads"]] \
-        == [True, False, True]
-    assert len(re.findall(r"\(core,critical\) : Thread gwlbtun U001 has failed", daemon.log())) == 1
+    hook = lab.hook(PASSTHROUGH.replace("exit 0", f"{{ until [ -e {end} ]; do sleep 0.01; done; echo destroyed; exit; }}"))
+    daemon = Daemon(lab.appliance, tmp_path, ["-j", "-c", hook, "-r", hook, "--udpthreads", "3"]).wait_ready()
+    try:
+        endpoint = lab.endpoint()
+        flood(lab, endpoint, 100)
+        assert reasons(daemon) == []
+        go.touch()
+        assert lab.wait(lambda: not go.exists())
+        for number in range(100):
+            endpoint.send(udp(number))
+        dead = "thread gwlbtun U001 is dead: Socket operation on non-socket"
+        assert lab.wait(lambda: reasons(daemon) == ["gwlbtun is stopping", dead])
+        threads = daemon.health()["udp"]["UDPPacketReceiver"]["threads"]
+        assert threads[1]["healthy"] is False and daemon.get()[0] == 503
+        end.touch()
+        assert daemon.process.wait(20) == 1
+    finally:
+        daemon.kill()
+    assert f"DESTROY hook of {GWI}: destroyed" in daemon.log()
+    for told in "Thread gwlbtun U001 has failed", "Stopping with status 1":
+        assert len(re.findall(rf"\(core,critical\) : {told}", daemon.log())) == 1
 
 
 def test_an_endpoint_that_fails_to_come_up_is_named_and_tried_again(lab):

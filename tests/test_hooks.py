@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: MIT-0
 """Hooks: real shell scripts, well-behaved and otherwise."""
 import os
+import resource
 import threading
 import time
 
 import pytest
 
-from gwlbtun import hooks
+from gwlbtun import hooks, listener
 from gwlbtun.hooks import Hook
+from gwlbtun.turns import Turns
 from logbook import LINE, Logbook
 
 ENI = 0x076BC493B822CD32F
@@ -30,10 +32,17 @@ def script(tmp_path):
     return write
 
 
+class Run(Hook):
+    """A hook that has the one turn there is."""
+
+    def run(self, stop=None):
+        return super().run(Turns(1).take(), stop)
+
+
 @pytest.fixture
 def hook(book):
     def make(command, action="CREATE"):
-        return Hook(book.log, command, action, "gwi-e8WXgsTQDkf", "gwo-e8WXgsTQDkf", ENI)
+        return Run(book.log, command, action, "gwi-e8WXgsTQDkf", "gwo-e8WXgsTQDkf", ENI)
     return make
 
 
@@ -83,7 +92,7 @@ def test_output_goes_to_the_log_line_by_line(hook, script, book):
     book.wait_for("no end")
     assert [text.partition(": ")[2] for text in book.texts() if text.startswith("CREATE hook of gwi-e8WXgsTQDkf: ")] \
         == ["one", "two", "", "no end"]
-    assert important(book) == []
+    assert len(important(book)) == 4  # at the level that is shown by default
 
 
 def test_hostile_output_forges_nothing(hook, script, book):
@@ -91,7 +100,7 @@ def test_hostile_output_forges_nothing(hook, script, book):
     line = book.wait_for("\\udcff\\x00nul")
     assert line.endswith(": \\x1b[31mred\\x0d\\udcff\\x00nul")
     book.wait_for("y")
-    assert all(LINE.fullmatch(line) and len(line) < hooks.LINE_BYTES + 200 for line in book.lines())
+    assert all(LINE.fullmatch(line) and len(line) < listener.LINE_BYTES + 200 for line in book.lines())
 
 
 @pytest.mark.parametrize("body, told", [
@@ -100,13 +109,12 @@ def test_hostile_output_forges_nothing(hook, script, book):
     ("kill -TERM $$; sleep 10", "SIGTERM"),
     ("sh -c 'kill -SEGV $$'; exit $?", "SIGSEGV"),
 ])
-def test_failure_is_told_with_the_last_lines(hook, script, book, body, told):
-    lines = "".join(f"echo line {number}\n" for number in range(20))
-    assert not hook(script(lines + body)).run()
-    texts = important(book)
-    assert texts[0].startswith("The CREATE hook of gwi-e8WXgsTQDkf ") and told in texts[0]
-    # A shell may add a line of its own about the signal.
-    assert len(texts) == 1 + hooks.KEPT_LINES and {f"    line {number}" for number in range(11, 20)} < set(texts)
+def test_failure_is_told_behind_the_lines_it_printed(hook, script, book, body, told):
+    failing = hook(script("echo line\n" + body))
+    assert not failing.run()
+    first, *_, last = important(book)
+    assert first == "CREATE hook of gwi-e8WXgsTQDkf: line"  # a shell may add a line of its own about the signal
+    assert last == f"The CREATE hook of gwi-e8WXgsTQDkf {failing.failure}." and told in last
 
 
 def test_a_missing_file_is_told(hook, script, book, tmp_path):
@@ -114,7 +122,99 @@ def test_a_missing_file_is_told(hook, script, book, tmp_path):
     os.unlink(command)
     assert not hook(command).run()
     texts = important(book)
-    assert "ended with status 127" in texts[0] and "not found" in texts[1]
+    assert "not found" in texts[0] and "ended with status 127" in texts[1]
+
+
+def test_what_it_prints_is_bounded_and_ends_with_its_last_lines(hook, script, book):
+    lines = listener.RUN_LINES + 50
+    assert not hook(script(f"seq {lines}; exit 3")).run()
+    *shown, count, failure = [text for text in important(book) if not text.startswith("    ")]
+    title = "CREATE hook of gwi-e8WXgsTQDkf"
+    assert shown == [f"{title}: {number + 1}" for number in range(listener.RUN_LINES)]
+    assert count == f"{title}: 50 more lines, which are not shown."
+    assert failure == f"The {title} ended with status 3; its last lines:"
+    assert important(book)[-listener.KEPT_LINES:] == [
+        f"    {number + 1}" for number in range(lines - listener.KEPT_LINES, lines)]
+
+
+def test_one_that_prints_a_lot_and_succeeds_says_how_much_it_was(hook, script, book):
+    assert hook(script(f"seq {listener.RUN_LINES + 5}")).run()
+    assert important(book)[listener.RUN_LINES:] == [
+        "CREATE hook of gwi-e8WXgsTQDkf: 5 more lines, which are not shown."]
+
+
+def test_what_it_leaves_in_the_background_prints_some_lines_a_second(hook, script, book, tmp_path):
+    begin = time.monotonic()
+    assert hook(script(f"seq {listener.RUN_LINES}\n(until [ -e {tmp_path}/go ]; do sleep 0.01; done; "
+                       "yes | head -100000; sleep 1.5; echo last) &")).run()
+    (tmp_path / "go").touch()
+    book.wait_for(": last")
+    texts = important(book)
+    lines = [text for text in texts if text.endswith(": y")]
+    assert len(lines) <= listener.LATER_LINES * (time.monotonic() - begin + 1)
+    untold = sum(int(text.split(": ")[1].split()[0]) for text in texts if "which are not shown" in text)
+    assert len(lines) + untold == 100_000
+
+
+def test_one_that_cannot_be_started_raises_and_leaves_nothing(hook, monkeypatch):
+    lowest = os.dup(0)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for short in range(4):  # of the pipe's two ends, then of the copies that posix_spawn makes, if any
+        failing = hook("true")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + short, hard))
+        try:
+            if short < 2:
+                with pytest.raises(OSError):
+                    failing.run()
+            else:
+                assert failing.run()  # without a descriptor to wait on it is waited for all the same
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert os.dup(0) == lowest
+        os.close(lowest)
+
+    def no_room(worker):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(hooks.Worker, "start", no_room)
+    with pytest.raises(RuntimeError):
+        hook("true").run()
+    assert os.dup(0) == lowest
+    os.close(lowest)
+
+
+def test_its_turn_is_over_however_it_ends(book, monkeypatch):
+    turns = Turns(1)
+    for command in "true", "false":
+        Hook(book.log, command, "CREATE", "gwi-x", "gwo-x", ENI).run(turns.take())
+    monkeypatch.setattr(os, "posix_spawn", lambda *arguments, **options: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Hook(book.log, "true", "CREATE", "gwi-x", "gwo-x", ENI).run(turns.take())
+    stop = threading.Event()
+    assert turns.take(stop) is not None
+
+
+def test_children_of_nobody_are_buried_and_hooks_are_not(hook, script, tmp_path):
+    orphan = os.posix_spawn("/bin/true", ["true"], {})
+    running = hook(script(f"until [ -e {tmp_path}/go ]; do sleep 0.01; done; exit 3"))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    wait_for(lambda: hooks.reap() or not os.path.exists(f"/proc/{orphan}"))
+    (tmp_path / "go").touch()
+    while thread.is_alive():
+        hooks.reap()
+    assert running.failure == "ended with status 3"
+
+
+def test_no_child_starts_while_that_is_asked(hook):
+    running = threading.Thread(target=hook("true").run)
+    with hooks.no_child_starting():
+        running.start()
+        running.join(0.3)
+        assert running.is_alive() and not hooks._running
+    running.join(10)
+    assert not running.is_alive()
 
 
 def test_it_reads_nothing_and_has_a_session_of_its_own(hook, script, book):
@@ -231,43 +331,3 @@ def test_kill_all(hook, script, tmp_path):
         thread.join(10)
         assert not thread.is_alive()
         wait_for(lambda: ended(pid))
-
-
-def test_only_so_many_run_side_by_side(hook, script, tmp_path):
-    (tmp_path / "running").mkdir()
-    command = script(f"""
-touch {tmp_path}/running/$$
-ls {tmp_path}/running | wc -l >> {tmp_path}/counts
-sleep 0.1
-rm {tmp_path}/running/$$""")
-    threads = [threading.Thread(target=hook(command).run) for _ in range(3 * hooks.SIDE_BY_SIDE)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    counts = [int(count) for count in (tmp_path / "counts").read_text().split()]
-    assert len(counts) == len(threads)
-    assert 1 < max(counts) <= hooks.SIDE_BY_SIDE
-
-
-@pytest.mark.parametrize("stopping", [False, True])
-def test_those_that_hang_lose_their_turn(hook, script, tmp_path, monkeypatch, stopping):
-    monkeypatch.setattr(hooks, "TURN_S", 1000 if stopping else 0.1)
-    hanging = script(f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done")
-    stop = threading.Event()
-    threads = [threading.Thread(target=hook(hanging).run, args=(stop,)) for _ in range(hooks.SIDE_BY_SIDE)]
-    for thread in threads:
-        thread.start()
-    if stopping:
-        stop.set()
-    other = threading.Thread(target=hook("true").run, daemon=True)
-    other.start()
-    other.join(4)
-    assert not other.is_alive()
-    (tmp_path / "go").touch()
-    for thread in threads:
-        thread.join(10)
-    assert all(hooks._turns.acquire(timeout=5) for _ in range(hooks.SIDE_BY_SIDE))  # each turn was given back, once
-    assert not hooks._turns.acquire(blocking=False)
-    for _ in range(hooks.SIDE_BY_SIDE):
-        hooks._turns.release()

@@ -114,3 +114,11 @@ def test_a_wrong_call_is_told_what_is_wrong(host, arguments, text):
 def test_a_host_without_either_is_told_so(host):
     done = host.run("install", "run")
     assert done.returncode == 2 and "neither apt-get nor dnf" in done.stdout
+
+
+def test_make_without_a_compiler_says_what_to_install(tmp_path):
+    done = subprocess.run(["make", "-C", ROOT, f"SHIM={tmp_path / 'shim.so'}", "CC=no-such-compiler -m64"],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    told = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert done.returncode == 2
+    assert told == ["There is no C compiler no-such-compiler: " + run("command", "run").stdout.strip()]

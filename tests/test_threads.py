@@ -5,6 +5,7 @@ import os
 import pytest
 
 import packets
+from gwlbtun.endpoint import LIVELY_PACKETS
 from lab import CLIENT, SERVER
 
 PACKET = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x")
@@ -12,10 +13,17 @@ CORES = sorted(os.sched_getaffinity(0))
 
 
 def started(lab, *arguments):
+    """A daemon with an endpoint that carries enough traffic to have all its threads."""
     daemon = lab.start(*arguments)
     endpoint = lab.endpoint()
-    endpoint.send(PACKET)
-    assert lab.wait(lambda: endpoint.received == [PACKET])
+    for _ in range(LIVELY_PACKETS):
+        endpoint.send(PACKET)
+    assert lab.wait(lambda: endpoint.received == [PACKET] * LIVELY_PACKETS)
+
+    def all_there():
+        eni, = daemon.health()["enis"]
+        return all(len(eni[tunnel]["threads"]) == eni[tunnel]["queues"] for tunnel in ("tunnelIn", "tunnelOut"))
+    assert lab.wait(all_there)
     return daemon
 
 
@@ -100,7 +108,7 @@ def test_no_python_runs_for_packets(lab):
         endpoint.send(packets.udp(CLIENT[0], SERVER[0], 1000 + number % 500, 2, b"x"))
         if number % 64 == 0:
             assert lab.wait(lambda: number - len(endpoint.received) < 256)
-    assert lab.wait(lambda: len(endpoint.received) == 5001)
+    assert lab.wait(lambda: len(endpoint.received) == 5000 + LIVELY_PACKETS)
     after = daemon.health()["totals"]
     assert after["pktsFromGwlb"] - before["pktsFromGwlb"] == 5000
     for entries in "receiverEntries", "tunnelEntries":

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT-0
+"""Who gets an endpoint, and how fast.
+
+Whoever reaches the port can invent ENI IDs. Receivers announce an ID with each packet that comes for it, and go on; the
+packets wait (native/waiting.h). This one thread hears the announcements and admits the IDs with most of them first, at a
+bounded rate, so that the making of endpoints takes no more of the host than it may.
+
+When there are as many endpoints as there may be, or memory or threads run short, the endpoint that is most likely forged
+makes room for an ID that has shown more than one packet.
+"""
+import time
+from typing import Dict, List, Optional
+
+from . import capacity, fastpath
+from .endpoints import Endpoints
+from .logs import CORE, Log
+from .worker import Worker
+
+RATE = 250.0         # endpoints a second
+BURST = 50.0         # and so many at once
+EVICTIONS = 10.0     # endpoints a second that make room for others
+LISTEN_MS = 200
+PACE_S = 0.01        # between two looks while announcements come
+CANDIDATES = 4096    # IDs that are remembered at a time
+FORGET_S = 3.0       # after which an ID counts anew: its packets have not waited longer
+GENUINE_PACKETS = 3  # of an ID for which another endpoint makes room
+TELL_S = 10.0        # between two lines about IDs that get no endpoint
+SPARE = 64           # endpoints that may be about to go, beside those that stay
+
+
+class Bucket:
+    """A bound on a rate: so many tokens a second, at most so many saved up."""
+
+    def __init__(self, rate: float, most: float):
+        self._rate = rate
+        self._most = self._tokens = most
+        self._at = time.monotonic()
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(self._tokens + (now - self._at) * self._rate, self._most)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Candidate:
+    """An ID without an endpoint."""
+
+    def __init__(self, now: float):
+        self.packets = 0
+        self.since = now
+
+
+class Admission:
+    """The thread that admits endpoints."""
+
+    def __init__(self, handler: fastpath.Handler, endpoints: Endpoints, most: int, log: Log):
+        """most: endpoints at a time."""
+        self._handler = handler
+        self._endpoints = endpoints
+        self._most = most
+        self._log = log
+        self._candidates: Dict[int, Candidate] = {}
+        self._rate = Bucket(RATE, BURST)
+        self._evictions = Bucket(EVICTIONS, EVICTIONS)
+        self._told = -TELL_S
+        self.worker = Worker(log, "gwlbtun Admission", self._run, vital=True)
+
+    def _run(self) -> None:
+        while True:
+            heard = self._handler.listen(LISTEN_MS)
+            now = time.monotonic()
+            self._remember(heard, now)
+            self._admit(now)
+            if heard or self._candidates:
+                time.sleep(PACE_S)
+
+    def _remember(self, heard: List[int], now: float) -> None:
+        for eni in heard:
+            candidate = self._candidates.get(eni)
+            if candidate is None:
+                if len(self._candidates) >= CANDIDATES:
+                    continue
+                candidate = self._candidates[eni] = Candidate(now)
+            candidate.packets += 1
+        for eni in [eni for eni, candidate in self._candidates.items() if now - candidate.since > FORGET_S]:
+            del self._candidates[eni]
+
+    def _admit(self, now: float) -> None:
+        for eni in sorted(self._candidates, key=lambda eni: -self._candidates[eni].packets):
+            lack = self._lack()
+            self._handler.set_full(lack is not None)
+            if lack and not self._make_room(self._candidates[eni]):
+                self._tell(f"No endpoint for ENI ID {eni:017x}, nor for others: {lack}.", now)
+                return
+            if not self._rate.take():
+                return
+            del self._candidates[eni]
+            try:
+                self._endpoints.admit(eni)
+            except OSError as error:
+                self._tell(f"No endpoint for ENI ID {eni:017x}: {error.strerror}.", now)
+                return
+
+    def _lack(self) -> Optional[str]:
+        """Why there can be no further endpoint."""
+        if self._endpoints.staying() >= self._most:
+            return f"there are {self._most} endpoints, as many as --max-endpoints allows"
+        return capacity.lack()
+
+    def _make_room(self, candidate: Candidate) -> bool:
+        return (candidate.packets >= GENUINE_PACKETS and self._evictions.take()
+                and self._endpoints.make_room() is not None)
+
+    def _tell(self, text: str, now: float) -> None:
+        if now - self._told >= TELL_S:
+            self._told = now
+            self._log.important(CORE, text)

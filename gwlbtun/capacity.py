@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT-0
+"""What the host has for another endpoint: memory and threads, of itself or of the control group that gwlbtun runs in."""
+import functools
+import os
+import time
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+SHARE = 0.9           # of threads and memory; the rest is for what is there already, and for others
+MEMORY_LEAST = 64 << 20
+RINGS_SHARE = 0.25    # of all memory, for rings
+LOOK_S = 0.5          # how long a look holds good
+
+_looked: Tuple[float, Optional[str]] = (-LOOK_S, None)
+
+
+def lack() -> Optional[str]:
+    """What is short, and how to mend it; None: nothing is."""
+    global _looked
+    now = time.monotonic()
+    if now - _looked[0] >= LOOK_S:
+        _looked = now, _look()
+    return _looked[1]
+
+
+def ring_bytes() -> int:
+    """What all rings may hold together."""
+    limits = [_number(group / "memory.max") for group in _groups()]
+    return int(min([total for total in limits if total] + [_meminfo("MemTotal")]) * RINGS_SHARE)
+
+
+def _look() -> Optional[str]:
+    if 0 < _meminfo("MemAvailable") < MEMORY_LEAST:
+        return "the host is short of memory"
+    for group in _groups():
+        most, used = _number(group / "memory.max"), _number(group / "memory.current")
+        if most and used and used - _reclaimable(group) > most * SHARE:
+            return "the control group is short of memory (MemoryMax= of the unit)"
+        most, used = _number(group / "pids.max"), _number(group / "pids.current")
+        if most and used and used > most * SHARE:
+            return "the control group is short of threads (TasksMax= of the unit)"
+    return None
+
+
+@functools.lru_cache(maxsize=None)
+def _groups() -> List[Path]:
+    """The control groups (version 2) that the process is in, from the innermost out."""
+    try:
+        for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
+            if line.startswith("0::/"):
+                path = Path("/sys/fs/cgroup" + line[3:])
+                return [group for group in (path, *path.parents) if group.is_relative_to("/sys/fs/cgroup")]
+    except OSError:
+        pass
+    return []
+
+
+def _number(path: Path) -> Optional[int]:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _reclaimable(group: Path) -> int:
+    """File cache counts as used memory, and goes when memory is needed."""
+    try:
+        for line in (group / "memory.stat").read_text(encoding="ascii").splitlines():
+            if line.startswith("inactive_file "):
+                return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+def _meminfo(name: str) -> int:
+    """Of /proc/meminfo, in bytes; 0 when it is not to be had."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if name == "MemTotal" else 0

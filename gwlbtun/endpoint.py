@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: MIT-0
+"""One endpoint: a pair of interfaces with their threads, hooks and flows, from its first packet to its end.
+
+Each step of its life that takes time is a job (jobs.py), of which it has one at a time: it comes up, is made again when
+somebody has deleted an interface, and goes. Meanwhile its packets wait in the rings of the fast path.
+"""
+import collections
+import enum
+import threading
+import time
+from typing import Callable, Counter, Optional
+
+from . import fastpath
+from .hooks import Hook
+from .jobs import Jobs
+from .logs import CORE, Log
+from .rpfilter import ReversePathFilter
+from .settings import Settings
+from .starter import Starter
+from .tunnel import Tunnel
+from .turns import Turn
+
+RETRY_S = 10.0
+SILENCE_S = 10.0        # without one packet back, after which a hint is due
+SILENCE_PACKETS = 10
+LIVELY_PACKETS = 64     # after which it gets all its threads, and long queues
+LIVELY_BYTES = 4 << 10  # or which have come before it is up
+FEW_PACKETS = 16        # of an endpoint that may be forged
+
+
+class State(enum.Enum):
+    WAITING = "waiting for its turn"
+    SUCCEEDING = "waiting for its predecessor to go"
+    CREATING = "being created"
+    UP = "up"
+    FAILED = "failed to come up"
+    DESTROYING = "being destroyed"
+
+
+class Endpoint:
+    """Made by the table of endpoints, which is told when it is gone."""
+
+    def __init__(self, eni: int, native: fastpath.NativeEndpoint, predecessor: Optional["Endpoint"], settings: Settings,
+                 offloads: int, jobs: Jobs, starter: Starter, stopping: threading.Event, log: Log,
+                 gone: Callable[["Endpoint"], None]):
+        """predecessor: of the same ENI ID, while that is there. stopping: no create hook begins any more. gone(self) is its
+        last act."""
+        self.eni = eni
+        self.native = native
+        self.state = State.SUCCEEDING if predecessor else State.WAITING
+        self.failure: Optional[str] = None  # why it is not up, or was not at the last try
+        self.hook_failures = 0
+        self.carried = False  # it has returned packets to the load balancer
+        self.made_ns = time.monotonic_ns()
+        self.inward = Tunnel(fastpath.GWI, eni, native, settings.tunnel_places, starter, self._interface_deleted, log)
+        self.outward = Tunnel(fastpath.GWO, eni, native, settings.tunnel_places, starter, self._interface_deleted, log)
+        self.tunnels = (self.inward, self.outward)
+        self.leaving = threading.Event()  # it is to be destroyed, and has been unpublished
+        self.predecessor = predecessor
+        self._settings = settings
+        self._offloads = offloads
+        self._jobs = jobs
+        self._stopping = stopping
+        self._log = log
+        self._gone = gone
+        self._lock = threading.Lock()
+        self._busy = False     # a job is queued or under way
+        self._deleted = False  # an interface has been, by somebody else
+        self._undo = False     # what there is of it is to be taken down, and made again
+        self._retry_ns = 0     # when to try again what has failed
+        self._created = False  # its interfaces stand
+        self._hooked = False   # the create hook may have run
+        self._open = False     # its packets pass
+        self._lively = False
+        self._seen_ns = 0      # its newest packet at the last tick
+        self._up_ns = 0
+        self._final_counters: Optional[Counter[str]] = None
+        self._silence_told = False
+        self._filter = ReversePathFilter(self.inward.name, log)
+
+    @property
+    def names(self) -> str:
+        return f"{self.inward.name} and {self.outward.name} for ENI ID {self.eni:017x}"
+
+    # ---- What others ask and tell of it ------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Has its next step done, if there is one."""
+        with self._lock:
+            if self._busy or self.predecessor or not self._next_step():
+                return
+            self._busy = True
+        self._jobs.submit(self._do)
+
+    def succeed(self) -> None:
+        """Its predecessor is gone."""
+        with self._lock:
+            self.predecessor, self.state = None, State.WAITING
+        self.advance()
+
+    def idle_since(self, then_ns: int) -> bool:
+        return self.state in (State.UP, State.FAILED) and self.native.last_ns() <= then_ns
+
+    def tick(self, now_ns: int) -> None:
+        """Once a second."""
+        self.native.age()
+        last_ns = self.native.last_ns()
+        if self.state is State.UP and (last_ns != self._seen_ns or not self._silence_told):
+            self._seen_ns = last_ns
+            self._watch(now_ns)
+        self.advance()
+
+    def _watch(self, now_ns: int) -> None:
+        if self.carried and self._lively and self._silence_told:
+            return
+        counters = self.counters()
+        self.carried = self.carried or counters["packets_sent"] > 0
+        if not self._lively and counters["packets_out"] + counters["packets_sent"] >= LIVELY_PACKETS:
+            self._widen()
+        if now_ns - self._up_ns >= SILENCE_S * 1e9:
+            self._check_silence(counters)
+
+    def check_filter(self) -> None:
+        self._filter.check()
+
+    def packets(self) -> int:
+        """In and out."""
+        counters = self.counters()
+        return counters["packets_out"] + counters["packets_sent"]
+
+    def may_go(self) -> bool:
+        """Whether it makes room for another when there is none: it looks forged, or none of its flows is left."""
+        return self.state in (State.UP, State.FAILED) and (
+            self.packets() < FEW_PACKETS or not self.native.flows(4) + self.native.flows(6))
+
+    def counters(self) -> Counter[str]:
+        """Those of all its T threads, added up."""
+        total: Counter[str] = collections.Counter()
+        for tunnel in self.tunnels:
+            for counters in tunnel.counters():
+                total.update(counters)
+        # Set before the counters went away, so it is there for whoever missed some of them.
+        return total if self._final_counters is None else self._final_counters
+
+    def free(self) -> None:
+        """When nothing runs any more. Its counters stay what they are."""
+        self._final_counters = self.counters()
+        self.native.free()
+
+    # ---- Its life ----------------------------------------------------------------------------------------------------
+
+    def _next_step(self) -> Optional[Callable[[Turn], None]]:
+        if self.state is State.DESTROYING:
+            return None
+        if self.leaving.is_set():
+            return self._go
+        if self._stopping.is_set():
+            return None
+        if self._undo:
+            return self._take_down
+        if self.state is State.UP:
+            return None
+        return self._come_up if time.monotonic_ns() >= self._retry_ns else None
+
+    def _do(self, turn: Turn) -> None:
+        step = self._next_step()
+        try:
+            if step:
+                step(turn)
+        except Exception as error:  # whatever it was, it is told, and tried again
+            self._fail(f"{type(error).__name__}: {error}")
+        with self._lock:
+            self._busy = False
+        self.advance()
+
+    def _come_up(self, turn: Turn) -> None:
+        """Returns early when the endpoint is to go."""
+        try:
+            if not self._created:
+                self.state = State.CREATING
+                self._create()
+            if self._settings.create_hook and not self._hooked and not self._run_create_hook(turn):
+                return
+        except (OSError, RuntimeError) as error:
+            self._fail(getattr(error, "strerror", None) or str(error))
+            return
+        for tunnel in self.tunnels:
+            tunnel.settle()
+        self._filter.tell_if_overruled()
+        self.native.open()
+        self._open = True
+        for tunnel in self.tunnels:
+            tunnel.serve()
+        self._lively = False
+        if self.native.ring_bytes() >= LIVELY_BYTES:
+            self._widen()
+        self._up_ns = time.monotonic_ns()
+        self.failure, self.state = None, State.UP
+        self._log.important(CORE, f"New interface {self.names} created.")
+
+    def _create(self) -> None:
+        try:
+            for tunnel in self.tunnels:
+                tunnel.create(self._offloads)
+            self._filter.turn_off()
+            for tunnel in self.tunnels:
+                tunnel.up()
+        except OSError:
+            self._close()
+            raise
+        self._created = True
+
+    def _run_create_hook(self, turn: Turn) -> bool:
+        """False when nothing may pass: the rules that the hook was to set may be missing. Raises when it cannot be run."""
+        if self._stopping.is_set() or self.leaving.is_set():
+            return False
+        hook = self._hook(self._settings.create_hook, "CREATE")
+        succeeded = hook.run(turn, self.leaving)
+        self._hooked = True
+        if not succeeded:
+            self.hook_failures += 1
+            if self._settings.require_hook and not hook.terminated:
+                self._fail(f"its create hook {hook.failure}, and --require-hook is set")
+                self._undo = True
+                return False
+        return not hook.terminated
+
+    def _hook(self, command: str, action: str) -> Hook:
+        return Hook(self._log, command, action, self.inward.name, self.outward.name, self.eni)
+
+    def _interface_deleted(self, what: str) -> None:
+        with self._lock:
+            if self._undo or self.leaving.is_set():
+                return
+            self._undo = self._deleted = True
+            self.failure, self.state = what, State.CREATING
+        self._log.important(CORE, f"{what[0].upper()}{what[1:]}: gwlbtun makes it again.")
+        self.advance()
+
+    def _go(self, turn: Turn) -> None:
+        self.state = State.DESTROYING
+        try:
+            self._take_down(turn)
+        finally:
+            turn.end()
+            self.native.forget()  # before the table's lock is taken
+            self._gone(self)
+
+    def _take_down(self, turn: Turn) -> None:
+        """The destroy hook, its threads and its interfaces. What waits in its rings stays there unless it goes for good."""
+        if self._hooked:
+            self._run_destroy_hook(turn)
+        if self._created:
+            self._log.important(CORE, f"Destroying interface {self.names}.")
+        for tunnel in self.tunnels:
+            tunnel.stop_starting(self._open and not self._deleted)
+        self.native.stop()
+        for tunnel in self.tunnels:
+            tunnel.join()
+        self._close()
+        self.native.close()
+        self._created = self._hooked = self._open = self._deleted = self._undo = False
+
+    def _run_destroy_hook(self, turn: Turn) -> None:
+        """However far the create hook came: what it has set up must not stay."""
+        if not self._settings.destroy_hook:
+            return
+        try:
+            # It has all the time it takes: what it leaves behind would stay.
+            succeeded = self._hook(self._settings.destroy_hook, "DESTROY").run(turn)
+        except (OSError, RuntimeError) as error:
+            self._log.important(CORE, f"The destroy hook of {self.inward.name} cannot be started: {error}. "
+                                      f"gwlbtun tries again every {RETRY_S:.0f} s.")
+            time.sleep(RETRY_S)
+            self._run_destroy_hook(turn)
+            return
+        self.hook_failures += not succeeded
+
+    def _close(self) -> None:
+        for tunnel in self.tunnels:
+            tunnel.close()
+
+    def _fail(self, why: str) -> None:
+        if why != self.failure:
+            self._log.critical(CORE, f"Cannot create {self.names}: {why}. gwlbtun tries again every {RETRY_S:.0f} s.")
+        self._retry_ns = time.monotonic_ns() + int(RETRY_S * 1e9)
+        self.failure, self.state = why, State.FAILED
+
+    def _widen(self) -> None:
+        self._lively = True
+        try:
+            for tunnel in self.tunnels:
+                tunnel.widen()
+        except RuntimeError:  # the starter goes on with those that are needed
+            self._lively = False
+
+    def _check_silence(self, counters: Counter[str]) -> None:
+        if counters["packets_sent"]:
+            self._silence_told = True  # it has spoken: there is nothing to tell any more
+        elif counters["packets_out"] >= SILENCE_PACKETS:
+            self._silence_told = True
+            self._log.important(
+                CORE, f"{counters['packets_out']} packets went in to Linux on {self.inward.name}, and none has come "
+                      "back. If that is not meant: is there a create hook (-c) that routes or redirects them; is "
+                      "net.ipv4.ip_forward 1 (net.ipv6.conf.all.forwarding); is the policy of iptables' FORWARD chain DROP "
+                      "(Docker sets it); is net.ipv4.conf.all.rp_filter 0; is the EC2 source/destination check of this "
+                      "instance off, when they leave by another interface?")

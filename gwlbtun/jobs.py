@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT-0
+"""What takes time in an endpoint's life, done in turn (turns.py) by control threads.
+
+Jobs begin in the order in which they came, each under a turn of its own. One that hangs loses its turn, and the next one
+begins beside it, in another thread: there is always one more than there are at work.
+"""
+import collections
+import itertools
+import threading
+from typing import Callable, Deque
+
+from .logs import Log
+from .turns import Turn, Turns
+from .worker import Worker
+
+IDLE_KEPT = 2  # threads that are there when there is no room for more
+
+Job = Callable[[Turn], None]
+
+
+class Jobs:
+    """A queue of jobs and the threads C000, C001 and so on that do them."""
+
+    def __init__(self, log: Log, at_once: int):
+        self._log = log
+        self._turns = Turns(at_once)
+        self._queue: Deque[Job] = collections.deque()
+        self._changed = threading.Condition()
+        self._idle = 0  # threads that wait for a job
+        self._serial = itertools.count()
+
+    def start(self) -> None:
+        """The first threads, while there is room for them. Raises RuntimeError when there is not."""
+        for _ in range(IDLE_KEPT):
+            self._begin_thread()
+
+    def submit(self, job: Job) -> None:
+        with self._changed:
+            self._queue.append(job)
+            self._changed.notify()
+
+    def tick(self) -> None:
+        """Once a second: starts the thread for which there was no room before."""
+        if self._idle == 0:
+            try:
+                self._begin_thread()
+            except RuntimeError:
+                pass  # those there are go on
+
+    def _begin_thread(self) -> None:
+        with self._changed:
+            self._idle += 1
+        try:
+            Worker(self._log, f"gwlbtun C{next(self._serial) % 10_000_000:03d}", self._work, vital=True).start()
+        except RuntimeError:
+            with self._changed:
+                self._idle -= 1
+            raise
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if self._idle > IDLE_KEPT:
+                    self._idle -= 1
+                    return
+                self._changed.wait_for(lambda: self._queue)
+            with self._turns.take() as turn:
+                with self._changed:
+                    if not self._queue:  # another thread was faster
+                        continue
+                    self._idle -= 1
+                    job = self._queue.popleft()
+                self.tick()
+                try:
+                    job(turn)
+                finally:
+                    with self._changed:
+                        self._idle += 1

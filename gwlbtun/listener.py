@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT-0
+"""What a hook prints, line by line in the log, and what it leaves running prints later.
+
+Operators see it at the default level, so it is bounded: RUN_LINES for the run, and LATER_LINES a second from then on for
+what stays in the background. One line says how many more there were.
+"""
+import collections
+import threading
+import time
+from typing import Deque, List
+
+from .logs import CORE, Log
+
+RUN_LINES = 100
+LATER_LINES = 5
+LATER_S = 1.0
+LINE_BYTES = 1_000   # longer ones are cut into several
+KEPT_LINES = 10      # the last ones, told when a hook fails
+
+
+class Listener:
+    """Reads one hook's output."""
+
+    def __init__(self, log: Log, title: str):
+        self._log = log
+        self._title = title
+        self._lock = threading.Lock()  # one thread reads, another tells of the end
+        self._left = RUN_LINES
+        self._refill_at = float("inf")
+        self._untold = 0
+        self._last_untold: Deque[str] = collections.deque(maxlen=KEPT_LINES)
+
+    @property
+    def too_much(self) -> bool:
+        return self._untold > 0
+
+    def read(self, output: int) -> None:
+        """Until nobody holds the other end any more: background processes of the hook may, for long. Closes it."""
+        rest = b""
+        with open(output, "rb", buffering=0) as pipe:
+            while True:
+                data = pipe.read(65536)
+                *lines, rest = (rest + data).split(b"\n")
+                if not data and rest or len(rest) > LINE_BYTES:
+                    lines.append(rest)
+                    rest = b""
+                for line in lines:
+                    for start in range(0, len(line) or 1, LINE_BYTES):
+                        self._hear(line[start:start + LINE_BYTES].decode("utf-8", "surrogateescape"))
+                if not data:
+                    break
+        with self._lock:
+            self._tell_untold()
+
+    def end_run(self) -> List[str]:
+        """The hook has ended. Its last lines, as far as they were one too many."""
+        with self._lock:
+            self._refill_at = time.monotonic() + LATER_S
+            self._tell_untold()
+            return list(self._last_untold)
+
+    def _hear(self, text: str) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._refill_at:
+                self._left = max(self._left, LATER_LINES)
+                self._refill_at = now + LATER_S
+            if self._left:
+                self._left -= 1
+                self._tell_untold()
+                self._last_untold.clear()
+                self._log.important(CORE, f"{self._title}: {text}")
+            else:
+                self._untold += 1
+                self._last_untold.append(text)
+
+    def _tell_untold(self) -> None:
+        if self._untold:
+            self._log.important(CORE, f"{self._title}: {self._untold} more lines, which are not shown.")
+            self._untold = 0

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT-0
+"""Starts T threads when there is something for them to do.
+
+An endpoint costs what its traffic warrants: a T thread that has not been needed yet does not exist. Until then this one
+thread watches its bell, which U threads ring, and its queue, for all endpoints.
+"""
+import select
+import threading
+import time
+from typing import Callable, Dict, List, Tuple
+
+from .logs import CORE, Log
+from .worker import Worker
+
+RETRY_S = 0.5   # when the system has no room for a thread
+TELL_S = 10.0   # between two lines that say so
+
+Start = Callable[[int], None]  # starts the thread of this index; raises RuntimeError when there is no room for it
+
+
+class Starter:
+    """One thread for the process."""
+
+    def __init__(self, log: Log):
+        self._log = log
+        self._epoll = select.epoll()
+        self._watched: Dict[int, Tuple[Start, int, List[int]]] = {}  # by each descriptor
+        self._lock = threading.Lock()
+        self._told = -TELL_S
+        self._worker = Worker(log, "gwlbtun Starter", self._run, vital=True)
+
+    def start(self) -> None:
+        self._worker.start()
+
+    def watch(self, descriptors: List[int], start: Start, index: int) -> None:
+        """Calls start(index) when one of the descriptors is readable, until ignore()."""
+        with self._lock:
+            for fd in descriptors:
+                self._watched[fd] = start, index, descriptors
+                self._epoll.register(fd, select.EPOLLIN)
+
+    def ignore(self, descriptors: List[int]) -> None:
+        """To be called before they are closed. No call for them is under way when it returns."""
+        with self._lock:
+            for fd in descriptors:
+                if self._watched.pop(fd, None):
+                    self._epoll.unregister(fd)
+
+    def _run(self) -> None:
+        while True:
+            ready = self._epoll.poll()
+            try:
+                for fd, _ in ready:
+                    self._begin(fd)
+            except RuntimeError as error:
+                self._tell(str(error))
+                time.sleep(RETRY_S)
+
+    def _begin(self, fd: int) -> None:
+        with self._lock:
+            if fd not in self._watched:
+                return
+            start, index, descriptors = self._watched[fd]
+            start(index)
+            for other in descriptors:
+                del self._watched[other]
+                self._epoll.unregister(other)
+
+    def _tell(self, why: str) -> None:
+        now = time.monotonic()
+        if now - self._told >= TELL_S:
+            self._told = now
+            self._log.important(CORE, f"A tunnel thread cannot be started ({why}). gwlbtun goes on trying.")
