@@ -13,7 +13,6 @@
  *
  * Usage: baseline threads|loop HOOK RECEIVE_BUFFER_MB
  */
-#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -27,7 +26,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "handler.h"
+#include "devices.h"
+#include "failure.h"
+#include "geneve.h"
 
 enum {
 	OUTER = 20 + 8,
@@ -37,7 +38,8 @@ enum {
 };
 
 struct flow_key {
-	uint8_t low[16], high[16]; /* addresses; the lower address and port first, so that both directions are one flow */
+	/* The lower address and port first, so that both directions are one flow. */
+	uint8_t low[16], high[16];
 	uint16_t low_port, high_port;
 	uint16_t endpoint;
 	uint8_t protocol;
@@ -167,7 +169,7 @@ static struct endpoint *find_endpoint(uint64_t eni)
 	endpoint = &endpoints[endpoint_count++];
 	endpoint->eni = eni;
 	make_devices(eni, hook, 0, 0, &endpoint->gwi, &endpoint->gwo);
-	add_source(&(struct source){endpoint->gwo, endpoint});
+	add_source(&(struct source){ endpoint->gwo, endpoint });
 	return endpoint;
 }
 
@@ -181,9 +183,13 @@ static void from_balancer(int udp)
 		struct cmsghdr align;
 	} control;
 	struct sockaddr_in from;
-	struct iovec iov = {packet, sizeof(packet)};
-	struct msghdr message = {.msg_name = &from, .msg_namelen = sizeof(from), .msg_iov = &iov, .msg_iovlen = 1,
-	                         .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)};
+	struct iovec iov = { packet, sizeof(packet) };
+	struct msghdr message = { .msg_name = &from,
+		                  .msg_namelen = sizeof(from),
+		                  .msg_iov = &iov,
+		                  .msg_iovlen = 1,
+		                  .msg_control = control.bytes,
+		                  .msg_controllen = sizeof(control.bytes) };
 	ssize_t length = recvmsg(udp, &message, MSG_DONTWAIT);
 	struct in_pktinfo info;
 	struct cmsghdr *cmsg;
@@ -222,7 +228,7 @@ static void from_linux(const struct endpoint *endpoint)
 	static _Thread_local uint8_t buffer[OUTER + MAX_HEADER + BUFFER];
 	uint8_t *inner = buffer + OUTER + MAX_HEADER, *outer;
 	ssize_t length = read(endpoint->gwo, inner, BUFFER);
-	struct sockaddr_in to = {.sin_family = AF_INET};
+	struct sockaddr_in to = { .sin_family = AF_INET };
 	struct flow_key key;
 	struct flow *found, flow;
 	size_t payload;
@@ -287,7 +293,7 @@ static void *serve(void *argument)
 
 int main(int argc, char **argv)
 {
-	struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons(GENEVE_PORT)};
+	struct sockaddr_in own = { .sin_family = AF_INET, .sin_port = htons(GENEVE_PORT) };
 	int udp = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	int receive_buffer;
 	int on = 1;
@@ -305,7 +311,7 @@ int main(int argc, char **argv)
 	    setsockopt(udp, SOL_SOCKET, SO_RCVBUFFORCE, &receive_buffer, sizeof(receive_buffer)) < 0 ||
 	    bind(udp, (struct sockaddr *)&own, sizeof(own)) < 0)
 		fail("start");
-	add_source(&(struct source){udp, NULL});
+	add_source(&(struct source){ udp, NULL });
 	serve(&main_loop);
 	return 1;
 }

@@ -12,7 +12,6 @@
  *
  * Usage: expiry FLOWS ROUNDS CORE OTHER_CORE.  Prints one line of JSON; times by round.
  */
-#define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -80,7 +79,8 @@ static void *carry_packets(void *unused)
 	pin(packets.core);
 	prctl(PR_SET_TIMERSLACK, 1);
 	due = gw_now_ns();
-	for (uint32_t number = 0; !atomic_load_explicit(&packets.stop, memory_order_relaxed); number = (number + 1) % USED) {
+	for (uint32_t number = 0; !atomic_load_explicit(&packets.stop, memory_order_relaxed);
+	     number = (number + 1) % USED) {
 		struct gw_flow_path path;
 		struct gw_flow_key key;
 		uint64_t done, waited;

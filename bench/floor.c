@@ -12,9 +12,10 @@
  *
  * Usage: floor HOOK RECEIVE_BUFFER_MB
  */
-#define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdbool.h>
@@ -27,7 +28,9 @@
 #include <unistd.h>
 
 #include "../native/offload.h"
-#include "handler.h"
+#include "devices.h"
+#include "failure.h"
+#include "geneve.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
@@ -43,7 +46,7 @@ enum {
 	SEGMENTS = 64,
 	MESSAGE_MAX = 65507,
 	GENEVE_HEADER = 40, /* GWLB's */
-	FLOWS = 1 << 16, /* a power of two */
+	FLOWS = 1 << 16,    /* a power of two */
 	READS = 8,
 };
 
@@ -80,10 +83,11 @@ static void set(int fd, int level, int option, int value)
 
 static uint64_t mix(const uint8_t *address, size_t size, const uint8_t *port)
 {
-	uint64_t words[2] = {0, 0};
+	uint64_t words[2] = { 0, 0 };
 
 	memcpy(words, address, size);
-	words[0] = (words[0] ^ words[1] << 7 ^ (uint64_t)port[0] << 40 ^ (uint64_t)port[1] << 48) * UINT64_C(0x9e3779b97f4a7c15);
+	words[0] = (words[0] ^ words[1] << 7 ^ (uint64_t)port[0] << 40 ^ (uint64_t)port[1] << 48) *
+	           UINT64_C(0x9e3779b97f4a7c15);
 	return words[0] ^ words[0] >> 29;
 }
 
@@ -140,14 +144,15 @@ static void write_frame(struct gw_merge *merge)
 		fail("write");
 }
 
-/* Adds the packets of a datagram to segment[]; how many there are then. */
+/* Adds the packets of a datagram to segment[].  Returns how many there are then. */
 static unsigned take_datagram(unsigned i, unsigned segments)
 {
-	struct in_addr own_address = {0};
+	struct in_addr own_address = { 0 };
 	size_t size = header[i].msg_len, geneve_len;
 	const uint8_t *first = NULL;
 
-	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header[i].msg_hdr); cmsg; cmsg = CMSG_NXTHDR(&header[i].msg_hdr, cmsg)) {
+	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&header[i].msg_hdr); cmsg;
+	     cmsg = CMSG_NXTHDR(&header[i].msg_hdr, cmsg)) {
 		if (cmsg->cmsg_level == IPPROTO_UDP && cmsg->cmsg_type == UDP_GRO) {
 			int value;
 
@@ -219,7 +224,7 @@ static void from_balancer(void)
 
 /* ---- From Linux ---------------------------------------------------------------------------------------------------*/
 
-/* Sends the segments from `first` on that fit one message; which one comes next. */
+/* Sends the segments from `first` on that fit one message.  Returns which one comes next. */
 static unsigned send_some(const struct flow *flow, const struct gw_split *split, unsigned first)
 {
 	static uint8_t headers[SEGMENTS][MAX_HEADER + GW_SPLIT_HEADER_MAX];
@@ -227,8 +232,8 @@ static unsigned send_some(const struct flow *flow, const struct gw_split *split,
 	union {
 		struct cmsghdr align;
 		uint8_t bytes[CMSG_SPACE(sizeof(uint16_t))];
-	} cmsg = {.bytes = {0}};
-	struct msghdr message = {.msg_iov = iov};
+	} cmsg = { .bytes = { 0 } };
+	struct msghdr message = { .msg_iov = iov };
 	const uint16_t size = (uint16_t)(flow->header_len + split->header_len + split->gso_size);
 	unsigned next = first;
 
@@ -239,8 +244,8 @@ static unsigned send_some(const struct flow *flow, const struct gw_split *split,
 		memcpy(headers[i], flow->header, flow->header_len);
 		if (split->header_len)
 			gw_split_segment(split, next, headers[i] + flow->header_len, &payload, &len);
-		iov[message.msg_iovlen++] = (struct iovec){headers[i], (size_t)flow->header_len + split->header_len};
-		iov[message.msg_iovlen++] = (struct iovec){(void *)(uintptr_t)payload, len};
+		iov[message.msg_iovlen++] = (struct iovec){ headers[i], (size_t)flow->header_len + split->header_len };
+		iov[message.msg_iovlen++] = (struct iovec){ (void *)(uintptr_t)payload, len };
 	}
 	if (next - first > 1) {
 		message.msg_control = &cmsg;
@@ -277,7 +282,7 @@ static void from_linux(void)
 
 int main(int argc, char **argv)
 {
-	const struct sockaddr_in own = {.sin_family = AF_INET, .sin_port = htons(GENEVE_PORT)};
+	const struct sockaddr_in own = { .sin_family = AF_INET, .sin_port = htons(GENEVE_PORT) };
 
 	if (argc != 3) {
 		fprintf(stderr, "usage: floor HOOK RECEIVE_BUFFER_MB\n");
@@ -294,12 +299,13 @@ int main(int argc, char **argv)
 	if (bind(udp, (const struct sockaddr *)&own, sizeof(own)) < 0)
 		fail("bind");
 	for (unsigned i = 0; i < BATCH; i++) {
-		data[i] = (struct iovec){datagram[i], ROOM};
-		header[i].msg_hdr = (struct msghdr){.msg_iov = &data[i], .msg_iovlen = 1, .msg_name = &from[i],
-		                                    .msg_control = &control[i]};
+		data[i] = (struct iovec){ datagram[i], ROOM };
+		header[i].msg_hdr = (struct msghdr){
+			.msg_iov = &data[i], .msg_iovlen = 1, .msg_name = &from[i], .msg_control = &control[i]
+		};
 	}
 	for (;;) {
-		struct pollfd ready[2] = {{.fd = udp, .events = POLLIN}, {.fd = gwo, .events = POLLIN}};
+		struct pollfd ready[2] = { { .fd = udp, .events = POLLIN }, { .fd = gwo, .events = POLLIN } };
 
 		if (poll(ready, 2, -1) < 0)
 			fail("poll");
