@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """The life of an endpoint: made by its first packet, held by its hook, destroyed when idle, and made anew."""
+import errno
 import os
 import signal
 import socket
@@ -493,3 +494,43 @@ def test_totals_hold_nobody_up_and_lose_nothing_when_an_endpoint_goes_meanwhile(
     slow.join(5)
     assert totals[0]["packets_in"] == 4  # two threads of each interface
     assert table.endpoints.totals()["packets_in"] == 8
+
+
+def test_a_thread_that_is_short_of_memory_tries_again(table, monkeypatch):
+    monkeypatch.setattr(tunnel, "RETRY_S", 0.02)
+    run, tries = fastpath.NativeEndpoint.run, []
+
+    def short_of_memory(native, side, thread, fd):
+        tries.append(side)
+        if len(tries) <= 3:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        run(native, side, thread, fd)
+    monkeypatch.setattr(fastpath.NativeEndpoint, "run", short_of_memory)
+    table.make()
+    endpoint = table.admit()
+    wait(lambda: endpoint.state is State.UP)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as linux:
+        linux.sendto(PACKET, (endpoint.outward.name, 0x0800))
+    wait(lambda: endpoint.counters()["drop_no_flow"] == 1)
+    (worker, _), = endpoint.outward.threads
+    assert worker.alive and worker.failure is None
+    assert "\n".join(table.book.lines()).count("cannot work: Cannot allocate memory") == 1
+
+
+def test_an_endpoint_comes_back_while_a_child_holds_copies_of_its_descriptors(table):
+    """As a process does that is being started, until it is another program."""
+    table.make()
+    endpoint = table.admit()
+    wait(lambda: endpoint.state is State.UP)
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        assert table.endpoints.make_room() is endpoint
+        successor = table.admit()
+        wait(lambda: successor is not endpoint and successor.state is State.UP)
+        assert successor.failure is None and not any("Cannot create" in line for line in table.book.lines())
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
