@@ -189,7 +189,8 @@ class Endpoint:
         command = self._table.settings.destroy_hook
         while command:
             try:
-                self._run_hook(command, "DESTROY", self._table.turns.take())
+                with self._table.turns.take() as turn:
+                    self._run_hook(command, "DESTROY", turn)
                 return
             except (OSError, RuntimeError) as error:
                 self._log.important(CORE, f"Cannot start the destroy hook of {self.inward.name}: {error}. Trying again "
