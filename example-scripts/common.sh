@@ -154,7 +154,8 @@ sysctls_restore() {
 			[ "$(cat "/proc/sys/$name" 2>/dev/null)" != "$new" ] || echo "$name $old"
 		done)
 	echo "$restored" | while read -r name old; do
-		[ -z "$name" ] || echo "$old" >"/proc/sys/$name"
+		# The interface of another endpoint may go at this very moment.
+		[ -z "$name" ] || { echo "$old" >"/proc/sys/$name"; } 2>/dev/null || [ ! -e "/proc/sys/$name" ]
 	done
 	printf 'table inet gwlbtun\ndelete table inet gwlbtun\n' | nft -f -
 }

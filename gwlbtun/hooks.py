@@ -2,8 +2,8 @@
 """The create and destroy commands: run as a shell would run a command line, heard, waited for, never in the way.
 
 A hook runs under a turn (turns.py), so that a flood of new ENI IDs does not become one of processes, and hooks that number
-what they make by what is there do not choose the same number. The turn ends with the hook, but may be lost before, so that
-a hook that hangs holds up no other.
+what they make by what is there do not choose the same number. The turn may be lost before the hook ends, so that one that
+hangs holds up no other.
 
 They are started with posix_spawn, which does not copy the page tables of a process with a large flow table, and waited
 for on a pidfd. What they print goes to the log line by line, and so does what a process they leave behind prints later.
@@ -80,16 +80,15 @@ class Hook:
         self.failure: Optional[str] = None  # how it ended, unless well
 
     def run(self, turn: Turn, stop: Optional[threading.Event] = None) -> bool:
-        """Runs it to its end: true when it exited with status 0. The turn is over then.
+        """Runs it to its end: true when it exited with status 0. The turn, renewed, remains the caller's to end.
 
         Once stop is set it has GRACE_S left, and is terminated then. Without a stop it may take as long as it likes.
         Raises OSError or RuntimeError when it could not be started: nothing has run, and it may be tried again.
         """
-        with turn:
-            turn.renew()
-            self._log.info(CORE, f"Running the {self._title}: {self._command}")
-            pid, reader = self._start()
-            status = self._wait(pid, stop)
+        turn.renew()
+        self._log.info(CORE, f"Running the {self._title}: {self._command}")
+        pid, reader = self._start()
+        status = self._wait(pid, stop)
         code = os.waitstatus_to_exitcode(status)
         if code or self._listener.too_much:
             reader.join(READER_S)

@@ -184,17 +184,6 @@ def test_one_that_cannot_be_started_raises_and_leaves_nothing(hook, monkeypatch)
     os.close(lowest)
 
 
-def test_its_turn_is_over_however_it_ends(book, monkeypatch):
-    turns = Turns(1)
-    for command in "true", "false":
-        Hook(book.log, command, "CREATE", "gwi-x", "gwo-x", ENI).run(turns.take())
-    monkeypatch.setattr(os, "posix_spawn", lambda *arguments, **options: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        Hook(book.log, "true", "CREATE", "gwi-x", "gwo-x", ENI).run(turns.take())
-    stop = threading.Event()
-    assert turns.take(stop) is not None
-
-
 def test_children_of_nobody_are_buried_and_hooks_are_not(hook, script, tmp_path):
     orphan = os.posix_spawn("/bin/true", ["true"], {})
     running = hook(script(f"until [ -e {tmp_path}/go ]; do sleep 0.01; done; exit 3"))
