@@ -67,7 +67,8 @@ class Health:
                             if not _healthy(worker, False)]
             elif failure and (endpoint.carried or self._settings.require_hook):
                 # Others count for nothing: a sender that invents ENI IDs must not make the appliance unhealthy.
-                reasons.append(f"endpoint {endpoint.eni:017x} is {state.value}: {failure}")
+                state_text = state.value if state is State.FAILED else f"is {state.value}"
+                reasons.append(f"endpoint {endpoint.eni:017x} {state_text}: {failure}")
         return reasons
 
     def snapshot(self, shown: bool = True) -> Snapshot:

@@ -11,8 +11,9 @@ from typing import FrozenSet, List
 from . import StartError, fastpath, rtnetlink
 
 MTU = 8500  # the inner packets of Gateway Load Balancer
-TX_QUEUE_PACKETS_GIVEN = 500     # what the kernel gives a TUN device (TUN_READQ_SIZE)
-TX_QUEUE_PACKETS = 10_000        # for one that carries traffic: each queue then takes 80 KB
+TX_QUEUE_GIVEN = 500         # packets that the kernel lets each queue of a TUN device hold (TUN_READQ_SIZE)
+TX_QUEUE = 10_000            # for one that carries traffic; each takes 8 bytes of kernel memory
+TX_QUEUES_FIRST = 32_000     # of all queues of a device that has not carried much yet
 
 # <linux/if_tun.h>
 _DEVICE = "/dev/net/tun"
@@ -69,6 +70,7 @@ class Device:
         self.name = name
         self.index = 0
         self.fds: List[int] = []
+        self._tx_queue = TX_QUEUE_GIVEN
         try:
             self.fds.append(_open_queue(name, exclusive=True))
             self.index = socket.if_nametoindex(name)
@@ -88,7 +90,7 @@ class Device:
         self._configure(_SIOCSIFFLAGS, struct.pack("H", flags | _IFF_UP))
 
     def settle(self) -> None:
-        """After the create hook: a root qdisc that is still the kernel's own gives way to noqueue.
+        """After the create hook: longer queues, and a root qdisc that is still the kernel's own gives way to noqueue.
 
         The device has queues of its own, in front of which another would only cost, and by default there is one for each of
         the 256 queues that Linux gives a multi-queue TUN. What a hook has put there stays.
@@ -96,13 +98,19 @@ class Device:
         with contextlib.suppress(OSError):  # it works without, at a price
             if self._is_here() and not rtnetlink.has_own_qdisc(self.index):
                 rtnetlink.use_no_queue(self.index)
+        self._set_tx_queue(min(TX_QUEUES_FIRST // len(self.fds), TX_QUEUE))
 
     def widen(self) -> None:
-        """For traffic: makes its queues long, unless a hook has chosen their length."""
+        """For traffic: makes its queues as long as they get."""
+        self._set_tx_queue(TX_QUEUE)
+
+    def _set_tx_queue(self, packets: int) -> None:
+        """The length of each queue, unless a hook has chosen it."""
         with contextlib.suppress(OSError):
             length, = struct.unpack_from("i", self._configure(_SIOCGIFTXQLEN, b""), 16)
-            if length == TX_QUEUE_PACKETS_GIVEN:
-                self._configure(_SIOCSIFTXQLEN, struct.pack("i", TX_QUEUE_PACKETS))
+            if length == self._tx_queue != packets:
+                self._configure(_SIOCSIFTXQLEN, struct.pack("i", packets))
+                self._tx_queue = packets
 
     def close(self) -> None:
         """Deletes it. To close its queues is not enough: a process that is just being started may hold copies of them."""

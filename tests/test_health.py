@@ -10,6 +10,7 @@ import pytest
 
 import packets
 from gwlbtun import health
+from gwlbtun.endpoint import State
 from gwlbtun.settings import Settings
 from lab import CLIENT, ENI, PASSTHROUGH, PROGRAM, SERVER, Daemon
 
@@ -72,6 +73,8 @@ def test_counters_agree_with_what_was_sent(lab):
     flood(lab, endpoint, 10, udp6)
     flood(lab, endpoint, 64)
     assert lab.wait(lambda: daemon.health()["totals"]["pktsToGwlb"] == 138)  # a packet is counted after it is sent
+    # Once it carries as much, an endpoint gets all its threads.
+    assert lab.wait(lambda: [len(daemon.eni(endpoint)[tunnel]["threads"]) for tunnel in ("tunnelIn", "tunnelOut")] == [3, 3])
     report = daemon.health()
     check(report, SCHEMA)
     assert report["healthy"] and report["reasons"] == []
@@ -182,21 +185,21 @@ def test_hostile_text_is_no_markup():
     assert json.loads(rendered(health.JSON, report)) == report
 
 
-def test_a_dead_tunnel_thread_is_named(lab):
-    daemon = lab.start("--tunthreads", "1")
+def test_an_endpoint_that_is_being_made_again_is_named(lab, tmp_path):
+    daemon = lab.start("--tunthreads", "1", hook=PASSTHROUGH.replace("tc qdisc", f"""
+until [ ! -e {tmp_path}/hold ]; do sleep 0.02; done
+tc qdisc""", 1))
     endpoint = lab.endpoint()
     flood(lab, endpoint, 1)
     assert reasons(daemon) == []
+    (tmp_path / "hold").touch()
     lab.appliance.ip("link delete", GWI)
-    assert lab.wait(lambda: reasons(daemon))
-    assert reasons(daemon) == [f"thread gwlbtun T000 of {GWI} is dead: the interface {GWI} has been deleted; "
-                               "restart gwlbtun"]
-    thread, = daemon.eni(endpoint)["tunnelIn"]["threads"]
-    assert thread["healthy"] is False
-    page = rendered(health.HTML, daemon.health())
-    assert f"- thread gwlbtun T000 of {GWI} is dead" in page
-    assert re.search(r"Tunnel handler thread 0 \(ID \d+\): Unhealthy, ", page)
-    assert "(core,critical)" in daemon.log()
+    reason = f"endpoint {ENI:017x} is being created: the interface {GWI} has been deleted"
+    assert lab.wait(lambda: reasons(daemon) == [reason])
+    assert f"- {reason}" in rendered(health.HTML, daemon.health())
+    assert "(core,important)" in daemon.log()
+    (tmp_path / "hold").unlink()
+    assert lab.wait(lambda: reasons(daemon) == [])
 
 
 # The command, with a second receiver whose socket is none any more, for its next call, once there is a file.
@@ -266,7 +269,7 @@ def test_an_endpoint_that_fails_to_come_up_is_shown_and_tried_again(lab):
 
 @pytest.mark.parametrize("carried", [False, True])
 def test_an_endpoint_that_is_down_is_a_reason_if_it_has_carried_traffic(carried):
-    endpoint = SimpleNamespace(eni=ENI, failure="no room", carried=carried, tunnels=(), leaving=False)
+    endpoint = SimpleNamespace(eni=ENI, state=State.FAILED, failure="no room", carried=carried, tunnels=())
     known = health.Health(Settings(), [], SimpleNamespace(glance=lambda: [endpoint]), [], lambda: 0, 0, threading.Event())
     assert known.reasons() == [f"endpoint {ENI:017x} failed to come up: no room"] * carried
 
@@ -278,7 +281,7 @@ def test_an_endpoint_whose_hook_runs_is_healthy(lab, tmp_path):
     assert lab.wait(lambda: daemon.eni(endpoint))
     assert reasons(daemon) == []
     assert (daemon.eni(endpoint)["state"], daemon.eni(endpoint)["tunnelIn"]["threads"]) == ("being created", [])
-    assert daemon.eni(endpoint)["queueBytes"] > 0
+    assert lab.wait(lambda: daemon.eni(endpoint)["queueBytes"] > 0)
     (tmp_path / "go").touch()
     assert lab.wait(lambda: daemon.eni(endpoint)["state"] == "up")
 
