@@ -7,26 +7,23 @@ client takes. A connection carries one request of up to REQUEST_BYTES and has RE
 CONNECTIONS the oldest is closed. So nobody can keep a health check out, or have more than a bounded amount of memory.
 """
 import errno
-import http.server
-import io
 import ipaddress
 import os
-import re
 import selectors
 import socket
 import threading
 import time
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, Optional
 
 from . import StartError
 from .logs import HEALTHCHECK, Log
+from .request import Answer, Request, whole_request
 from .settings import Address
 from .worker import Worker
 
 CONNECTIONS = 256
 ACCEPTS = 32            # connections accepted before those that are there have their turn
 REQUEST_BYTES = 16_384
-REQUEST_HEADERS = 100
 REQUEST_S = 5.0
 PATIENCE_S = 0.06       # for an answer that is being made; then the one before it has to do
 ANSWER_S = 10.0
@@ -34,74 +31,9 @@ LINGER_S = 1.0          # in which a client that still sends may read why it is 
 RETRY_S = 0.01
 BUFFER_BYTES = 65_536   # of each connection, in each direction, in the kernel
 
-
-class Answer(NamedTuple):
-    """The body comes in pieces, which many answers may share."""
-
-    status: int
-    content_type: str = ""
-    body: Tuple[bytes, ...] = ()
-
-
-_END_OF_HEADERS = re.compile(rb"\n\r?\n")
-
 # From the path, the Accept header, and whether it is late: None says that a newer answer is being made, so ask again when
 # Server.wake() has been called, or when it is late.
 Answerer = Callable[[str, str, bool], Optional[Answer]]
-
-
-class _Request(http.server.BaseHTTPRequestHandler):
-    """One request, read from memory and answered into memory."""
-
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, data: bytes, client: str, log: Log):  # in place of the base's, which reads a socket at once
-        self.client = client
-        self._log = log
-        self._line, _, self._headers = data.partition(b"\n")
-        if len(self._line.split()) != 2:  # or else the base would refuse it without a status, as HTTP/0.9 has none
-            self.default_request_version = "HTTP/1.0"
-        self.raw_requestline = self._line + b"\n"
-        self.requestline = self.request_version = self.command = self.path = ""
-        self.wfile = io.BytesIO()
-
-    def read(self, too_large: bool) -> bool:
-        """False: the answer is what is in output already."""
-        if too_large and not self._headers:
-            self.send_error(414)
-        elif too_large or self._headers.count(b"\n") > REQUEST_HEADERS + 1:  # the last is an empty line
-            self.send_error(431)
-        else:
-            # The parser of headers is slow, so it gets only those that choose an answer.
-            lines = [line for line in self._headers.split(b"\n") if line[:7].lower() == b"accept:"]
-            self.rfile = io.BytesIO(b"\n".join([*lines, b"\n"]))
-            if self.parse_request():
-                if self.command in ("GET", "HEAD"):
-                    return True
-                self.send_error(501, f"Unsupported method ({self.command!r})")
-        return False
-
-    @property
-    def accept(self) -> str:
-        return self.headers.get("Accept", "")
-
-    def output(self, answer: Optional[Answer] = None) -> List[bytes]:
-        if answer is None:
-            return [self.wfile.getvalue()]
-        self.send_response(answer.status)
-        self.send_header("Cache-Control", "max-age=0, no-cache")
-        self.send_header("Connection", "close")
-        if answer.body:
-            self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(sum(map(len, answer.body))))
-        self.end_headers()
-        return [self.wfile.getvalue(), *(answer.body if self.command == "GET" else ())]
-
-    def version_string(self) -> str:
-        return "gwlbtun"
-
-    def log_message(self, format: str, *arguments) -> None:
-        self._log.debug(HEALTHCHECK, f"{self.client} {format % arguments}")
 
 
 class _Connection:
@@ -112,7 +44,7 @@ class _Connection:
         self.client = client
         self.due = time.monotonic() + REQUEST_S  # when it is closed; while it waits, when the answer is late
         self.received = bytearray()
-        self.request: Optional[_Request] = None  # one that waits
+        self.request: Optional[Request] = None  # one that waits
         self.unsent: List[memoryview] = []
         self.lingers = False
 
@@ -240,12 +172,12 @@ class Server:
         if not connection.received:  # it came and went: not worth a line
             self._drop(connection)
             return
-        data = _whole_request(connection.received)
+        data = whole_request(connection.received)
         if data is not None or not more or len(connection.received) > REQUEST_BYTES:
-            request = _Request(bytes(connection.received) if data is None else data, connection.client, self._log)
+            request = Request(bytes(connection.received) if data is None else data, connection.client, self._log)
             self._begin(connection, request, too_large=data is None and bool(more))
 
-    def _begin(self, connection: _Connection, request: _Request, too_large: bool) -> None:
+    def _begin(self, connection: _Connection, request: Request, too_large: bool) -> None:
         self._watch(connection, 0)
         connection.received.clear()
         if request.read(too_large):
@@ -289,16 +221,6 @@ class Server:
             self._watch(connection, selectors.EVENT_READ)
         else:
             self._drop(connection)
-
-
-def _whole_request(received: bytearray) -> Optional[bytes]:
-    """Up to the end of its headers; None: there is more to come. A request of HTTP/0.9 is a line alone, and so is garbage."""
-    begun = bytes(received).lstrip(b"\r\n")
-    line, newline, _ = begun.partition(b"\n")
-    if not begun or newline and len(line.split()) < 3:
-        return line
-    end = _END_OF_HEADERS.search(begun, len(line))
-    return begun[:end.end()] if end else None
 
 
 def _listen(address: Address) -> socket.socket:
