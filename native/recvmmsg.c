@@ -37,6 +37,7 @@
 #include "offload.h"
 #include "packet.h"
 #include "relief.h"
+#include "source.h"
 
 #ifndef UDP_GRO
 #define UDP_GRO 104 /* Linux 5.0 */
@@ -90,6 +91,8 @@ struct frame {
 
 struct message {
 	uint32_t own_address;
+	uint32_t destination;
+	uint32_t interface;
 	uint32_t size; /* of each packet in it but the last */
 };
 
@@ -112,6 +115,7 @@ struct gw_receiver {
 	bool refused;
 	uint64_t refusing_until_ns;
 	uint64_t stop_ns; /* when it was seen that the handler stops */
+	struct gw_judge judge;
 	unsigned frames;
 	unsigned touched;
 	struct frame frame[FRAMES];
@@ -175,7 +179,7 @@ const struct gw_counters *gw_receiver_count(const struct gw_receiver *receiver)
 	return &receiver->counters;
 }
 
-void gw_receiver_quiesce(struct gw_receiver *receiver)
+void gw_receiver_await_batch(struct gw_receiver *receiver)
 {
 	uint32_t seen = atomic_load(&receiver->batch);
 
@@ -183,6 +187,11 @@ void gw_receiver_quiesce(struct gw_receiver *receiver)
 	if (seen & 1)
 		while (atomic_load(&receiver->batch) == seen)
 			usleep(100);
+}
+
+void gw_receiver_quiesce(struct gw_receiver *receiver)
+{
+	gw_receiver_await_batch(receiver);
 	gw_relief_await(&receiver->relief);
 }
 
@@ -526,7 +535,9 @@ static bool take_packet(struct gw_receiver *receiver, const uint8_t *data, uint3
 		                         &frame->packet);
 	if (!reason) {
 		frame->endpoint = gw_endpoint_find(handler, geneve.eni);
-		if (!frame->endpoint && (receiver->refused || gw_now_ns() < receiver->refusing_until_ns))
+		if (!frame->endpoint && !gw_endpoint_allowed(handler, geneve.eni))
+			reason = GW_drop_endpoint_not_allowed;
+		else if (!frame->endpoint && (receiver->refused || gw_now_ns() < receiver->refusing_until_ns))
 			reason = GW_drop_endpoint_refused;
 		else if (!frame->endpoint && atomic_load(&handler->endpoints) >= handler->max_endpoints)
 			reason = GW_drop_endpoints_full;
@@ -561,7 +572,7 @@ static void read_control(struct gw_receiver *receiver, unsigned i)
 	struct msghdr *header = &receiver->header[i].msg_hdr;
 	struct message *message = &receiver->message[i];
 
-	message->own_address = 0;
+	message->own_address = message->destination = message->interface = 0;
 	message->size = receiver->header[i].msg_len;
 	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(header); cmsg; cmsg = CMSG_NXTHDR(header, cmsg)) {
 		if (cmsg->cmsg_level == IPPROTO_IP && cmsg->cmsg_type == IP_PKTINFO) {
@@ -569,6 +580,8 @@ static void read_control(struct gw_receiver *receiver, unsigned i)
 
 			memcpy(&info, CMSG_DATA(cmsg), sizeof(info));
 			message->own_address = info.ipi_spec_dst.s_addr;
+			message->destination = info.ipi_addr.s_addr;
+			message->interface = (uint32_t)info.ipi_ifindex;
 		} else if (cmsg->cmsg_level == IPPROTO_UDP && cmsg->cmsg_type == UDP_GRO) {
 			int size;
 
@@ -625,6 +638,41 @@ static void take_batch(struct gw_receiver *receiver)
 	receiver->worked_off = receiver->written = 0;
 }
 
+/* Drops the datagram at hand with all packets in it. */
+static void drop_datagram(struct gw_receiver *receiver, unsigned reason)
+{
+	const unsigned i = receiver->at_message;
+	const uint32_t len = receiver->header[i].msg_len, size = receiver->message[i].size;
+	uint32_t at = 0;
+
+	do {
+		const uint32_t packet = len - at < size ? len - at : size;
+
+		gw_count(&receiver->counters, reason, 1);
+		gw_count(&receiver->counters, GW_packets_in, 1);
+		if (gw_tracing(&receiver->handler->trace))
+			trace(receiver, i, receiver->data[i] + at, packet, 0, reason);
+		at += packet;
+	} while (at < len);
+	gw_count(&receiver->counters, GW_bytes_in, len);
+	receiver->refused = false;
+}
+
+/* Whether the datagram at hand may come from where it came from; if not, it has been dropped. */
+static bool let_in(struct gw_receiver *receiver)
+{
+	const struct message *message = &receiver->message[receiver->at_message];
+	const struct gw_source source = { .address = receiver->from[receiver->at_message].sin_addr.s_addr,
+		                          .destination = message->destination,
+		                          .own_address = message->own_address,
+		                          .interface = message->interface };
+	unsigned reason = gw_judge_source(&receiver->judge, &source);
+
+	if (reason)
+		drop_datagram(receiver, reason);
+	return reason == 0;
+}
+
 /* Works off the batch at hand; GW_UNKNOWN_ENI, or 0 when it is done. */
 static int work_off_batch(struct gw_receiver *receiver, uint64_t *eni)
 {
@@ -636,6 +684,10 @@ static int work_off_batch(struct gw_receiver *receiver, uint64_t *eni)
 		uint32_t rest = header->msg_len - receiver->at_byte;
 		uint32_t len = rest < message->size ? rest : message->size;
 
+		if (receiver->at_byte == 0 && !let_in(receiver)) {
+			receiver->at_message++;
+			continue;
+		}
 		if (receiver->frames == FRAMES)
 			work_off(receiver);
 		if (header->msg_hdr.msg_flags & MSG_TRUNC) {
@@ -717,6 +769,7 @@ static int run(struct gw_receiver *receiver, uint64_t *eni)
 			continue;
 		gw_set(&receiver->counters, GW_last_in_ns, gw_now_ns());
 		atomic_fetch_add(&receiver->batch, 1);
+		gw_judge_begin(&receiver->judge, atomic_load(&receiver->handler->sources));
 		status = work_off_batch(receiver, eni);
 		atomic_fetch_add(&receiver->batch, 1);
 		if (status)
