@@ -16,6 +16,7 @@ from .hooks import Hook
 from .logs import CORE, Log
 from .rpfilter import ReversePathFilter
 from .settings import Settings
+from .sources import Sources
 from .tunnel import Tunnel
 from .worker import Worker
 
@@ -44,8 +45,8 @@ class Endpoint:
         self.failure: Optional[str] = None
         self.hook_failures = 0
         self.made_ns = time.monotonic_ns()
-        self.inward = Tunnel(fastpath.GWI, eni, native, table.settings.tunnel_places, table.log)
-        self.outward = Tunnel(fastpath.GWO, eni, native, table.settings.tunnel_places, table.log)
+        self.inward = Tunnel(fastpath.GWI, eni, native, table.settings.tunnel_places, table.sources, table.log)
+        self.outward = Tunnel(fastpath.GWO, eni, native, table.settings.tunnel_places, table.sources, table.log)
         self.tunnels = (self.inward, self.outward)
         self._table = table
         self._log = table.log
@@ -206,9 +207,10 @@ class Endpoint:
 class Endpoints:
     """All endpoints, by ENI ID."""
 
-    def __init__(self, handler: fastpath.Handler, settings: Settings, offloads: int, log: Log):
+    def __init__(self, handler: fastpath.Handler, settings: Settings, offloads: int, sources: Sources, log: Log):
         self.settings = settings
         self.offloads = offloads
+        self.sources = sources
         self.log = log
         self._handler = handler
         self._lock = threading.Lock()

@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import os
+import socket
 from typing import Dict, List, Optional
 
 from . import fastpath
 from .logs import Log
 from .settings import Place
+from .sources import Sources
 from .tun import Device, base60
 from .worker import Worker
 
@@ -17,18 +19,23 @@ PREFIXES = {fastpath.GWI: "gwi-", fastpath.GWO: "gwo-"}
 class Tunnel:
     """One of the two interfaces of an endpoint."""
 
-    def __init__(self, side: int, eni: int, native: fastpath.NativeEndpoint, places: List[Place], log: Log):
+    def __init__(self, side: int, eni: int, native: fastpath.NativeEndpoint, places: List[Place], sources: Sources,
+                 log: Log):
         self.name = PREFIXES[side] + base60(eni)
         self.workers: List[Worker] = []
         self._side = side
         self._native = native
         self._places = places
+        self._sources = sources
         self._log = log
         self._device: Optional[Device] = None
+        self._index: Optional[int] = None  # known to sources
 
     def create(self, offloads: int) -> None:
         """Makes the interface, down. Raises OSError."""
         self._device = Device(self.name, len(self._places), offloads)
+        self._index = socket.if_nametoindex(self.name)
+        self._sources.add_own(self._index)
 
     def up(self) -> None:
         self._device.up()
@@ -50,6 +57,9 @@ class Tunnel:
         if self._device:
             self._device.close()
             self._device = None
+        if self._index is not None:
+            self._sources.remove_own(self._index)
+            self._index = None
 
     def counters(self) -> List[Dict[str, int]]:
         """Those of each thread."""

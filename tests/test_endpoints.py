@@ -13,6 +13,7 @@ import packets
 from gwlbtun import endpoints, fastpath, worker
 from gwlbtun.endpoints import Endpoints, State
 from gwlbtun.settings import Settings
+from gwlbtun.sources import Sources
 from logbook import Logbook
 from lab import CLIENT, ENI, HEALTH_PORT, PASSTHROUGH, SERVER, command_line
 
@@ -342,7 +343,7 @@ class Table:
             path.chmod(0o755)
             hook = str(path)
         self.endpoints = Endpoints(self.handler, Settings(create_hook=hook, destroy_hook=hook, tunnel_threads=2), 0,
-                                   self.book.log)
+                                   Sources(self.handler, Settings(), self.book.log), self.book.log)
         return self.endpoints
 
     def admit(self, eni=ENI):
