@@ -19,6 +19,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"gwlbtun: {message} (--help lists the options)\n")
 
 
+class _Gather(argparse.Action):
+    """An option that may be given several times."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, getattr(namespace, self.dest, ()) + values)
+
+
 def _converter(field: dataclasses.Field) -> Callable:
     option = field.metadata
     check = option["check"] or str
@@ -45,6 +52,8 @@ def parse(arguments: List[str]) -> Settings:
         option = field.metadata
         if option["metavar"]:
             kind = {"metavar": option["metavar"], "type": _converter(field)}
+            if isinstance(field.default, tuple):
+                kind["action"] = _Gather
         else:
             kind = {"action": "store_true"}
         parser.add_argument(*option["flags"], dest=field.name, default=argparse.SUPPRESS, help=option["help"], **kind)

@@ -17,6 +17,7 @@ from .logs import CORE, Log
 from .receiver import Receiver, buffer_size, open_sockets, raw_socket
 from .reports import Reports
 from .settings import Settings
+from .sources import Sources
 from .trace import Trace, level_wanted
 from .watch import DropWatch
 from .web import Answer, Server
@@ -77,7 +78,8 @@ class Daemon:
             raise StartError(f"cannot set up the fast path ({error.strerror}): give a smaller --max-flows, "
                              "--max-endpoints or number of threads") from None
         self._handler.limit_rings(capacity.ring_bytes())
-        self._endpoints = Endpoints(self._handler, settings, offloads, self._stopping, log)
+        self._sources = Sources(self._handler, settings, log)
+        self._endpoints = Endpoints(self._handler, settings, offloads, self._sources, self._stopping, log)
         self._admission = Admission(self._handler, self._endpoints, settings.max_endpoints, log)
         self._receivers: List[Receiver] = [
             Receiver(index, place, self._handler, udp_socket, log)
@@ -116,7 +118,7 @@ class Daemon:
     def _loop(self) -> None:
         """Waits for signals, and does what is due every second, until all has been stopped."""
         poll = select.poll()  # unlike select, with any number of sockets
-        for source in filter(None, (self._wake_read, self._filter_watch)):
+        for source in filter(None, (self._wake_read, self._filter_watch, self._sources.watcher)):
             poll.register(source, select.POLLIN)
         tick_due = time.monotonic()
         while not self._stopped.is_set():
@@ -126,6 +128,8 @@ class Daemon:
             if self._filter_watch and self._filter_watch.fileno() in ready:
                 _drain(self._filter_watch)
                 self._endpoints.check_filters()
+            if self._sources.watcher and self._sources.watcher.fileno() in ready:
+                self._sources.hear()
             if time.monotonic() >= tick_due:
                 tick_due = time.monotonic() + TICK_S
                 try:
@@ -139,6 +143,7 @@ class Daemon:
         if self._stopping.is_set():
             return
         self._handler.expire()
+        self._sources.tick()
         self._endpoints.tick()
         if not self._filter_watch:
             self._endpoints.check_filters()

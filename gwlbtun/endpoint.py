@@ -16,6 +16,7 @@ from .jobs import Jobs
 from .logs import CORE, Log
 from .rpfilter import ReversePathFilter
 from .settings import Settings
+from .sources import Sources
 from .starter import Starter
 from .tunnel import Tunnel
 from .turns import Turn
@@ -41,7 +42,7 @@ class Endpoint:
     """Made by the table of endpoints, which is told when it is gone."""
 
     def __init__(self, eni: int, native: fastpath.NativeEndpoint, predecessor: Optional["Endpoint"], settings: Settings,
-                 offloads: int, jobs: Jobs, starter: Starter, stopping: threading.Event, log: Log,
+                 offloads: int, sources: Sources, jobs: Jobs, starter: Starter, stopping: threading.Event, log: Log,
                  gone: Callable[["Endpoint"], None]):
         """predecessor: of the same ENI ID, while that is there. stopping: no create hook begins any more. gone(self) is its
         last act."""
@@ -51,8 +52,10 @@ class Endpoint:
         self.failure: Optional[str] = None  # why it is not up, or was not at the last try
         self.hook_failures = 0
         self.made_ns = time.monotonic_ns()
-        self.inward = Tunnel(fastpath.GWI, eni, native, settings.tunnel_places, starter, self._interface_deleted, log)
-        self.outward = Tunnel(fastpath.GWO, eni, native, settings.tunnel_places, starter, self._interface_deleted, log)
+        self.inward = Tunnel(fastpath.GWI, eni, native, settings.tunnel_places, sources, starter,
+                             self._interface_deleted, log)
+        self.outward = Tunnel(fastpath.GWO, eni, native, settings.tunnel_places, sources, starter,
+                             self._interface_deleted, log)
         self.tunnels = (self.inward, self.outward)
         self.leaving = threading.Event()  # it is to be destroyed, and has been unpublished
         self.predecessor = predecessor

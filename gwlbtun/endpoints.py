@@ -14,6 +14,7 @@ from .endpoint import Endpoint
 from .jobs import Jobs
 from .logs import CORE, Log
 from .settings import Settings
+from .sources import Sources
 from .starter import Starter
 from .worker import breathing
 
@@ -21,13 +22,15 @@ from .worker import breathing
 class Endpoints:
     """All endpoints, by ENI ID."""
 
-    def __init__(self, handler: fastpath.Handler, settings: Settings, offloads: int, stopping: threading.Event, log: Log):
+    def __init__(self, handler: fastpath.Handler, settings: Settings, offloads: int, sources: Sources,
+                 stopping: threading.Event, log: Log):
         """stopping: from when it is set, no endpoint is made and no create hook begins."""
         self.settings = settings
         self._offloads = offloads
         self._log = log
         self._handler = handler
         self._jobs = Jobs(log, settings.hook_jobs)
+        self._sources = sources
         self._starter = Starter(log)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -51,7 +54,7 @@ class Endpoints:
             if self._stopping.is_set():
                 return False
             native = self._handler.endpoint(eni)
-            endpoint = Endpoint(eni, native, current, self.settings, self._offloads, self._jobs, self._starter,
+            endpoint = Endpoint(eni, native, current, self.settings, self._offloads, self._sources, self._jobs, self._starter,
                                 self._stopping, self._log, self._bury)
             self._newest[eni] = endpoint
             self._unburied.add(endpoint)

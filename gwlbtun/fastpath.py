@@ -11,9 +11,10 @@ import hashlib
 import os
 import struct
 import threading
+from array import array
 from ctypes import POINTER, c_char_p, c_int, c_uint8, c_uint16, c_uint32, c_uint64, c_uint, c_void_p
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
 from . import StartError
 
@@ -60,6 +61,9 @@ _SIGNATURES = {
     "gw_handler_set_full": (None, c_void_p, c_int),
     "gw_handler_expire": (c_uint64, c_void_p),
     "gw_handler_flow_entries": (c_uint64, c_void_p),
+    "gw_sources_set": (c_int, c_void_p, c_void_p, c_uint, c_void_p, c_uint, c_int, POINTER(c_void_p)),
+    "gw_sources_retire": (None, c_void_p, c_void_p),
+    "gw_endpoints_allow": (c_int, c_void_p, c_void_p, c_uint),
     "gw_receiver_counters": (POINTER(c_uint64), c_void_p, c_uint),
     "gw_receiver_run": (c_int, c_void_p, c_uint, c_int),
     "gw_endpoint_new": (c_void_p, c_void_p, c_uint64),
@@ -161,6 +165,11 @@ def _failure() -> OSError:
     return OSError(number, os.strerror(number))
 
 
+def _check(status: int) -> None:
+    if status < 0:
+        raise OSError(-status, os.strerror(-status))
+
+
 class Handler:
     """struct gw_handler: the flow table, the receivers and the endpoints of this process."""
 
@@ -187,6 +196,25 @@ class Handler:
 
     def flow_entries(self) -> int:
         return self._library.gw_handler_flow_entries(self._handler)
+
+    def set_sources(self, ranges: "array[int]", interfaces: "array[int]", uplinks: bool) -> Optional[int]:
+        """Judges datagrams by this from now on. ranges: struct gw_source_range, one after the other.
+
+        Returns what was in force before, for retire_sources(). Raises OSError.
+        """
+        old = c_void_p()
+        _check(self._library.gw_sources_set(self._handler, ranges.buffer_info()[0], len(ranges) // 2,
+                                            interfaces.buffer_info()[0], len(interfaces), uplinks, old))
+        return old.value
+
+    def retire_sources(self, old: Optional[int]) -> None:
+        """Frees it, when no receiver uses it any more."""
+        self._library.gw_sources_retire(self._handler, old)
+
+    def allow_endpoints(self, enis: Iterable[int]) -> None:
+        """Refuses all other ENI IDs. To be called before a receiver runs."""
+        numbers = array("Q", sorted(set(enis)))
+        _check(self._library.gw_endpoints_allow(self._handler, numbers.buffer_info()[0], len(numbers)))
 
     def receiver_counters(self, receiver: int) -> Dict[str, int]:
         return self.shim.read_counters(self._library.gw_receiver_counters(self._handler, receiver))

@@ -145,11 +145,57 @@ def offload_list(text: str) -> FrozenSet[str]:
     return frozenset(words)
 
 
+def networks(text: str) -> Tuple[Tuple[int, int], ...]:
+    """A check for a list of IPv4 networks and addresses: the first and the last address of each."""
+    return tuple(_network(word) for word in text.split(","))
+
+
+def _network(text: str) -> Tuple[int, int]:
+    advice = "give IPv4 networks such as 10.0.1.0/24, separated by commas"
+    if ":" in text:
+        raise ValueError(f"'{text}' is not IPv4, by which the load balancer sends: {advice}")
+    try:
+        if not re.fullmatch(r"[0-9.]+(?:/[0-9]{1,2})?", text):
+            raise ValueError
+        network = ipaddress.IPv4Network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"'{text}' is not a network: {advice}") from None
+    address, _, length = text.partition("/")
+    if length and str(network.network_address) != address:
+        raise ValueError(f"'{text}' is an address within a network: give {network} for all of the network, "
+                         f"or {address} for the address alone")
+    return int(network.network_address), int(network.broadcast_address)
+
+
+def endpoint_ids(text: str) -> Tuple[int, ...]:
+    """A check for a list of endpoints' IDs, as AWS shows them or as hooks and health do."""
+    return tuple(_endpoint_id(word) for word in text.split(","))
+
+
+def _endpoint_id(text: str) -> int:
+    match = re.fullmatch(r"vpce-([0-9a-f]{17})|([0-9a-f]{1,17})", text, re.IGNORECASE)
+    if not match or int(match[1] or match[2], 16) >= 1 << 64:
+        raise ValueError(f"'{text}' is not the ID of an endpoint: give IDs such as vpce-0123456789abcdef0, "
+                         "or their hexadecimal digits, separated by commas")
+    return int(match[1] or match[2], 16)
+
+
+def uplinks(text: str) -> Tuple[str, ...]:
+    """A check for a list of interfaces' names. They need not be there yet."""
+    for name in text.split(","):
+        if not re.fullmatch(r"[^\s/:]{1,15}", name) or name in (".", ".."):
+            raise ValueError(f"'{name}' is not the name of an interface: give names such as eth0, separated by commas")
+        if name == "lo" or name.startswith(("gwi-", "gwo-")):
+            raise ValueError(f"no load balancer sends by {name}: give names of network interfaces, such as eth0")
+    return tuple(text.split(","))
+
+
 def _option(default, *flags: str, help: str, metavar: Optional[str] = None, check: Optional[Callable] = None,
             unset: Tuple[str, ...] = ("",), without: str = "its default holds"):
     """A field of Settings that the command line sets. Without a metavar it is a switch.
 
     unset: the texts that stand for the default, as an empty variable of a unit file does; without: what that means.
+    With a tuple for a default it may be given several times, and has what all of them give.
     """
     return dataclasses.field(default=default, metadata={"flags": flags, "help": help, "metavar": metavar, "check": check,
                                                         "unset": unset, "without": without})
@@ -214,6 +260,17 @@ class Settings:
     max_flows: int = _option(
         2_097_152, "--max-flows", metavar="NUM", check=whole_number(16, 1 << 28, "flows"),
         help="most flows at a time (default: 2097152)")
+
+    allow_from: Tuple[Tuple[int, int], ...] = _option(
+        (), "--allow-from", metavar="CIDR,...", check=networks,
+        help="take packets from these networks only: the load balancer's subnets; may be given several times "
+             "(default: from everywhere)")
+    allow_endpoints: Tuple[int, ...] = _option(
+        (), "--allow-endpoint", metavar="ID,...", check=endpoint_ids,
+        help="serve these endpoints only, such as vpce-0123456789abcdef0; may be given several times (default: all)")
+    uplinks: Tuple[str, ...] = _option(
+        (), "--uplink", metavar="IFNAME,...", check=uplinks,
+        help="take packets by these interfaces only; may be given several times (default: all but lo, gwi and gwo)")
 
     @property
     def log_levels(self) -> Dict[str, Level]:

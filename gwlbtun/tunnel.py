@@ -10,6 +10,7 @@ from typing import Any, Callable, List, Optional, Tuple
 from . import fastpath
 from .logs import CORE, Log
 from .settings import Place
+from .sources import Sources
 from .starter import Starter
 from .tun import Device, base60
 from .worker import Worker
@@ -22,13 +23,14 @@ DELETED = (errno.EBADFD, errno.EBADF)  # what a queue says whose interface is go
 class Tunnel:
     """One of the two interfaces of an endpoint."""
 
-    def __init__(self, side: int, eni: int, native: fastpath.NativeEndpoint, places: List[Place], starter: Starter,
-                 deleted: Callable[[str], None], log: Log):
+    def __init__(self, side: int, eni: int, native: fastpath.NativeEndpoint, places: List[Place], sources: Sources,
+                 starter: Starter, deleted: Callable[[str], None], log: Log):
         """deleted(text) is called when somebody has deleted the interface."""
         self.name = PREFIXES[side] + base60(eni)
         self._side = side
         self._native = native
         self._places = places
+        self._sources = sources
         self._starter = starter
         self._deleted = deleted
         self._log = log
@@ -36,10 +38,13 @@ class Tunnel:
         self._workers: List[Optional[Worker]] = [None] * len(places)
         self._starting = threading.Lock()
         self._stopping = threading.Event()
+        self._index: Optional[int] = None  # known to sources
 
     def create(self, offloads: int) -> None:
         """Makes the interface, down. Raises OSError."""
         self._device = Device(self.name, len(self._places), offloads)
+        self._index = self._device.index
+        self._sources.add_own(self._index)
 
     def up(self) -> None:
         self._device.up()
@@ -92,6 +97,9 @@ class Tunnel:
         if self._device:
             self._device.close()
             self._device = None
+        if self._index is not None:
+            self._sources.remove_own(self._index)
+            self._index = None
 
     @property
     def workers(self) -> List[Worker]:

@@ -67,6 +67,11 @@ GW_EXPORT const char *gw_build_id(void);
 	X(send_errors, "")                                                                                            \
 	X(tun_errors, "")                                                                                             \
 	X(sockets_opened, "")                                                                                         \
+	X(drop_source_loopback, "it came over loopback")                                                              \
+	X(drop_source_own, "it came from an address of this host")                                                    \
+	X(drop_source_refused, "it came from an address that --allow-from does not cover")                            \
+	X(drop_destination, "it went to loopback, or to more hosts than this one")                                    \
+	X(drop_interface, "it came in by an interface that is no uplink (gwi, gwo, or not in --uplink)")              \
 	X(drop_header_short, "the Geneve header is cut short")                                                        \
 	X(drop_version, "the Geneve version is not 0")                                                                \
 	X(drop_control, "the O bit is set: a control packet")                                                         \
@@ -81,6 +86,7 @@ GW_EXPORT const char *gw_build_id(void);
 	X(drop_inner_truncated, "the inner packet is cut short")                                                      \
 	X(drop_inner_mismatch, "the inner packet is not what the protocol type says")                                 \
 	X(drop_datagram_truncated, "the datagram is larger than the receive buffer")                                  \
+	X(drop_endpoint_not_allowed, "its endpoint is not in --allow-endpoint")                                       \
 	X(drop_endpoints_full, "there are as many endpoints as there may be")                                         \
 	X(drop_endpoint_refused, "its endpoint could not be made in time")                                            \
 	X(drop_flows_full, "no room for a new flow")                                                                  \
@@ -148,6 +154,33 @@ GW_EXPORT unsigned gw_handler_listen(struct gw_handler *handler, uint64_t *eni, 
 
 /* Whether there are as many endpoints as there may be: the reason under which packets of further ones are counted. */
 GW_EXPORT void gw_handler_set_full(struct gw_handler *handler, int full);
+
+/* ---- Whom to receive from -------------------------------------------------------------------------------------------
+ *
+ * Datagrams and endpoints are judged before anything is made of them.  Until these are called, all may come.
+ */
+
+struct gw_sources;
+
+/* From address `first` on, in host byte order, until the next range begins: 0, or the counter datagrams are dropped under. */
+struct gw_source_range {
+	uint32_t first;
+	uint32_t verdict;
+};
+
+/*
+ * From now on datagrams are judged by this: the ranges, ascending, the first from 0 on; and indices of interfaces,
+ * ascending: the only ones that may be used if `uplinks`, else those that may not.  Both are copied.  *old is the table in
+ * force before, or NULL: give it to gw_sources_retire().  0; -EINVAL or -ENOMEM, and nothing has changed.
+ */
+GW_EXPORT int gw_sources_set(struct gw_handler *handler, const struct gw_source_range *range, unsigned ranges,
+                             const uint32_t *interface, unsigned interfaces, int uplinks, struct gw_sources **old);
+
+/* Waits until no receiver uses it any more, which is not for long, and frees it. */
+GW_EXPORT void gw_sources_retire(struct gw_handler *handler, struct gw_sources *old);
+
+/* Only these ENI IDs, ascending, may have endpoints.  To be called once at most, before any receiver runs.  0 or -errno. */
+GW_EXPORT int gw_endpoints_allow(struct gw_handler *handler, const uint64_t *eni, unsigned enis);
 
 /* ---- Receivers: the U threads -------------------------------------------------------------------------------------*/
 

@@ -7,6 +7,7 @@
  */
 #include "handler.h"
 #include "relief.h"
+#include "source.h"
 #include "transmit.h"
 
 #include <errno.h>
@@ -118,6 +119,8 @@ void gw_handler_free(struct gw_handler *handler)
 	if (handler->control_bell >= 0)
 		close(handler->control_bell);
 	gw_trace_end(&handler->trace);
+	gw_sources_free(atomic_load(&handler->sources));
+	free(handler->allowed);
 	free(handler->receiver);
 	free(handler->slots_used);
 	free(handler);
@@ -217,6 +220,50 @@ int gw_trace_read(struct gw_handler *handler, struct gw_trace_record *record)
 uint64_t gw_trace_lost(const struct gw_handler *handler)
 {
 	return atomic_load_explicit(&handler->trace.lost, memory_order_relaxed);
+}
+
+/* ---- Whom to receive from ------------------------------------------------------------------------------------------*/
+
+int gw_sources_set(struct gw_handler *handler, const struct gw_source_range *range, unsigned ranges,
+                   const uint32_t *interface, unsigned interfaces, int uplinks, struct gw_sources **old)
+{
+	struct gw_sources *sources = gw_sources_new(range, ranges, interface, interfaces, uplinks);
+
+	if (!sources)
+		return -errno;
+	*old = atomic_exchange(&handler->sources, sources);
+	return 0;
+}
+
+void gw_sources_retire(struct gw_handler *handler, struct gw_sources *old)
+{
+	for (unsigned i = 0; old && i < handler->receivers; i++)
+		gw_receiver_await_batch(handler->receiver[i]);
+	gw_sources_free(old);
+}
+
+int gw_endpoints_allow(struct gw_handler *handler, const uint64_t *eni, unsigned enis)
+{
+	handler->allowed = calloc(enis ? enis : 1, sizeof(*eni));
+	if (!handler->allowed)
+		return -errno;
+	for (unsigned i = 0; i < enis; i++)
+		handler->allowed[i] = eni[i];
+	handler->allowed_count = enis;
+	return 0;
+}
+
+static int compare_enis(const void *a, const void *b)
+{
+	const uint64_t one = *(const uint64_t *)a, other = *(const uint64_t *)b;
+
+	return (one > other) - (one < other);
+}
+
+bool gw_endpoint_allowed(const struct gw_handler *handler, uint64_t eni)
+{
+	return !handler->allowed ||
+	       bsearch(&eni, handler->allowed, handler->allowed_count, sizeof(eni), compare_enis) != NULL;
 }
 
 /* ---- The table of endpoints ---------------------------------------------------------------------------------------*/

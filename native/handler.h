@@ -97,6 +97,9 @@ struct gw_handler {
 	struct gw_flows *flows;
 	struct gw_receiver **receiver;
 	uint64_t *slots_used; /* a bit per slot */
+	uint64_t *allowed; /* ENI IDs that may have endpoints, ascending; NULL: all */
+	unsigned allowed_count;
+	_Atomic(struct gw_sources *) sources; /* source.h */
 	struct gw_trace trace;
 	_Atomic bool stop;
 	_Atomic int receive_fd;      /* any receiver's socket, to send from port 6081 itself; -1 */
@@ -121,6 +124,9 @@ static inline uint64_t gw_now_ns(void)
 
 /* U threads, inside a batch: the published endpoint of an ENI ID, or NULL. */
 struct gw_endpoint *gw_endpoint_find(const struct gw_handler *handler, uint64_t eni);
+
+/* Whether an ENI ID may have an endpoint. */
+bool gw_endpoint_allowed(const struct gw_handler *handler, uint64_t eni);
 
 /* tunnel.c, for who is on duty: writes what the rings of a T thread of gwi hold.  With `out`, a T thread of gwo where the
  * caller is on duty as well, sends on what Linux makes of it at once; NULL: none.  False if there is more than a U thread had
@@ -147,6 +153,9 @@ static inline bool gw_tunnel_rings_empty(const struct gw_tunnel *tunnel)
 struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index);
 void gw_receiver_free(struct gw_receiver *receiver);
 const struct gw_counters *gw_receiver_count(const struct gw_receiver *receiver);
+
+/* recvmmsg.c: waits until the receiver has passed a batch boundary, or is between batches. */
+void gw_receiver_await_batch(struct gw_receiver *receiver);
 
 /* recvmmsg.c: waits until the receiver has let go of what it found in the table of endpoints, and of their T threads. */
 void gw_receiver_quiesce(struct gw_receiver *receiver);

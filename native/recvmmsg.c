@@ -37,6 +37,7 @@
 #include "offload.h"
 #include "packet.h"
 #include "relief.h"
+#include "source.h"
 #include "waiting.h"
 
 #ifndef UDP_GRO
@@ -91,6 +92,8 @@ struct frame {
 
 struct message {
 	struct gw_origin origin;
+	uint32_t destination; /* as the outer header has it */
+	uint32_t interface;
 	uint32_t size; /* of each packet in it but the last */
 };
 
@@ -113,6 +116,7 @@ struct gw_receiver {
 	struct gw_waiting waiting;
 	unsigned publications; /* of endpoints, when the waiting room was last looked through for their packets */
 	uint64_t stop_ns; /* when it was seen that the handler stops */
+	struct gw_judge judge;
 	unsigned frames;
 	unsigned touched;
 	struct frame frame[FRAMES];
@@ -181,7 +185,7 @@ const struct gw_counters *gw_receiver_count(const struct gw_receiver *receiver)
 	return &receiver->counters;
 }
 
-void gw_receiver_quiesce(struct gw_receiver *receiver)
+void gw_receiver_await_batch(struct gw_receiver *receiver)
 {
 	uint32_t seen = atomic_load(&receiver->batch);
 
@@ -189,6 +193,11 @@ void gw_receiver_quiesce(struct gw_receiver *receiver)
 	if (seen & 1)
 		while (atomic_load(&receiver->batch) == seen)
 			usleep(100);
+}
+
+void gw_receiver_quiesce(struct gw_receiver *receiver)
+{
+	gw_receiver_await_batch(receiver);
 	gw_relief_await(&receiver->relief);
 }
 
@@ -557,6 +566,8 @@ static void take_packet(struct gw_receiver *receiver, const struct gw_origin *or
 		if (waited) {
 			/* It may be gone again. */
 			reason = frame->endpoint ? 0 : GW_drop_endpoint_refused;
+		} else if (!frame->endpoint && !gw_endpoint_allowed(handler, geneve.eni)) {
+			reason = GW_drop_endpoint_not_allowed;
 		} else if (!frame->endpoint || gw_waiting_has(&receiver->waiting, geneve.eni)) {
 			/* Even where an endpoint has just been published: behind those that wait already. */
 			wait_for_endpoint(receiver, geneve.eni, origin, data, len);
@@ -625,6 +636,7 @@ static void read_control(struct gw_receiver *receiver, unsigned i)
 
 	message->origin = (struct gw_origin){ .gwlb_address = receiver->from[i].sin_addr.s_addr,
 		                              .gwlb_port = ntohs(receiver->from[i].sin_port) };
+	message->destination = message->interface = 0;
 	message->size = receiver->header[i].msg_len;
 	for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(header); cmsg; cmsg = CMSG_NXTHDR(header, cmsg)) {
 		if (cmsg->cmsg_level == IPPROTO_IP && cmsg->cmsg_type == IP_PKTINFO) {
@@ -632,6 +644,8 @@ static void read_control(struct gw_receiver *receiver, unsigned i)
 
 			memcpy(&info, CMSG_DATA(cmsg), sizeof(info));
 			message->origin.own_address = info.ipi_spec_dst.s_addr;
+			message->destination = info.ipi_addr.s_addr;
+			message->interface = (uint32_t)info.ipi_ifindex;
 		} else if (cmsg->cmsg_level == IPPROTO_UDP && cmsg->cmsg_type == UDP_GRO) {
 			int size;
 
@@ -688,6 +702,40 @@ static void take_batch(struct gw_receiver *receiver)
 	receiver->worked_off = receiver->written = 0;
 }
 
+/* Drops the datagram at hand with all packets in it. */
+static void drop_datagram(struct gw_receiver *receiver, unsigned reason)
+{
+	const unsigned i = receiver->at_message;
+	const uint32_t len = receiver->header[i].msg_len, size = receiver->message[i].size;
+	uint32_t at = 0;
+
+	do {
+		const uint32_t packet = len - at < size ? len - at : size;
+
+		gw_count(&receiver->counters, reason, 1);
+		gw_count(&receiver->counters, GW_packets_in, 1);
+		if (gw_tracing(&receiver->handler->trace))
+			trace(receiver, &receiver->message[i].origin, receiver->data[i] + at, packet, 0, reason);
+		at += packet;
+	} while (at < len);
+	gw_count(&receiver->counters, GW_bytes_in, len);
+}
+
+/* Whether the datagram at hand may come from where it came from; if not, it has been dropped. */
+static bool let_in(struct gw_receiver *receiver)
+{
+	const struct message *message = &receiver->message[receiver->at_message];
+	const struct gw_source source = { .address = message->origin.gwlb_address,
+		                          .destination = message->destination,
+		                          .own_address = message->origin.own_address,
+		                          .interface = message->interface };
+	unsigned reason = gw_judge_source(&receiver->judge, &source);
+
+	if (reason)
+		drop_datagram(receiver, reason);
+	return reason == 0;
+}
+
 /* Works off the batch at hand. */
 static void work_off_batch(struct gw_receiver *receiver)
 {
@@ -697,6 +745,10 @@ static void work_off_batch(struct gw_receiver *receiver)
 		uint32_t rest = header->msg_len - receiver->at_byte;
 		uint32_t len = rest < message->size ? rest : message->size;
 
+		if (receiver->at_byte == 0 && !let_in(receiver)) {
+			receiver->at_message++;
+			continue;
+		}
 		if (receiver->frames == FRAMES)
 			work_off(receiver);
 		if (header->msg_hdr.msg_flags & MSG_TRUNC) {
@@ -782,6 +834,7 @@ int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd)
 			continue;
 		gw_set(&receiver->counters, GW_last_in_ns, gw_now_ns());
 		atomic_fetch_add(&receiver->batch, 1);
+		gw_judge_begin(&receiver->judge, atomic_load(&receiver->handler->sources));
 		work_off_batch(receiver);
 		atomic_fetch_add(&receiver->batch, 1);
 	} while (!status);

@@ -17,6 +17,7 @@ from gwlbtun import fastpath, starter, tunnel, worker
 from gwlbtun.endpoint import State
 from gwlbtun.endpoints import Endpoints
 from gwlbtun.settings import Settings
+from gwlbtun.sources import Sources
 from logbook import Logbook
 from lab import CLIENT, ENI, HEALTH_PORT, PASSTHROUGH, SERVER, command_line
 
@@ -360,7 +361,7 @@ class Table:
             path.chmod(0o755)
             hook = str(path)
         self.endpoints = Endpoints(self.handler, Settings(create_hook=hook, destroy_hook=hook, tunnel_threads=2), 0,
-                                   self.stopping, self.book.log)
+                                   Sources(self.handler, Settings(), self.book.log), self.stopping, self.book.log)
         self.endpoints.start()
         return self.endpoints
 

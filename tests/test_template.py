@@ -29,7 +29,7 @@ def test_template_is_read_to_its_end():
 
 
 def test_template_refers_only_to_what_it_has():
-    names = set(re.findall(r"!(?:Ref|GetAtt) ([\w:]+)", TEXT)) | set(re.findall(r"\$\{([^!}]+)\}", TEXT))
+    names = set(re.findall(r"!(?:Ref|GetAtt) ([\w:]+)", TEXT)) | set(re.findall(r"\$\{([^!}.]+)", TEXT))
     names |= set(re.findall(r"DependsOn: (\w+)", TEXT))
     assert len(names) > 20
     assert {name for name in names if not name.startswith("AWS::")} <= set(RESOURCES) | set(PARAMETERS)
@@ -62,3 +62,11 @@ def test_template_sets_up_an_instance():
     packages = re.search(r"dnf install -y (\w.*)", script)[1].split()
     assert {"gcc", "make", "python3", "iproute", "iproute-tc", "nftables", "util-linux", "gawk"} <= set(packages)
     assert "TasksMax=infinity\n" in script
+
+
+def test_template_takes_packets_from_the_load_balancer_alone():
+    subnets = re.search(r"Subnets: \[(.*)\]", RESOURCES["LoadBalancer"])[1].replace("!Ref ", "").split(", ")
+    script = RESOURCES["LaunchTemplate"].partition("UserData:")[2]
+    assert re.search(r"GWLB_SUBNETS=(.*)\n", script)[1] == ",".join(f"${{{subnet}.CidrBlock}}" for subnet in subnets)
+    assert re.search(r"ExecStart=.* --allow-from \$GWLB_SUBNETS\n", script)
+    assert not set(subnets) & set(re.findall(r"!Ref (\w+)", RESOURCES["AutoScalingGroup"]))

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: MIT-0
+"""Where packets may come from: the table that the fast path judges datagrams by (native/source.h), kept up to date.
+
+Nothing in a packet proves that the load balancer sent it. But what this host sends itself is never from there: by
+loopback, from an address of its own, or out of a tunnel interface. Such a packet, passed straight back, would be
+received again, and so for ever. What else may not come, the operator says.
+
+What addresses are its own, the kernel's local routing table says: those of all interfaces, 127.0.0.0/8, and prefixes
+that were made local by hand. A program can send from any of them, and from no other.
+"""
+import bisect
+import errno
+import os
+import socket
+import struct
+import threading
+import time
+from array import array
+from typing import Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+
+from . import StartError, fastpath
+from .logs import CORE, Log
+from .settings import Settings
+
+Range = Tuple[int, int]  # of IPv4 addresses: the first and the last
+
+LOOPBACK = 0x7F000000, 0x7FFFFFFF
+EVERYWHERE = 0, 0xFFFFFFFF
+
+REREAD_S = 10.0   # a look at everything, in case the kernel did not tell of a change
+_MESSAGES = 256   # about changes, taken at a time
+_TRIES = 10       # to read the table when it changes meanwhile
+
+# <linux/netlink.h>, <linux/rtnetlink.h>
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NETLINK_GET_STRICT_CHK = 270, 1, 12
+_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV4_ROUTE = 1, 5, 7
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
+_RTM_LINKS, _RTM_ADDRESSES, _RTM_ROUTES = (16, 17), (20, 21), (24, 25)  # NEW and DEL
+_RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
+_RTN_LOCAL, _RT_TABLE_LOCAL, _RTA_DST = 2, 255, 1
+_HEADER, _ROUTE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=8BI"), struct.Struct("=HH")
+
+
+# ---- The table -------------------------------------------------------------------------------------------------------
+
+
+def compile_ranges(layers: Iterable[Tuple[int, Sequence[Range]]], rest: int) -> "array[int]":
+    """struct gw_source_range for all addresses: the first layer that has an address gives its verdict; rest: none has."""
+    merged = [(verdict, *_merge(ranges)) for verdict, ranges in layers]
+    starts = {0}
+    for _, firsts, lasts in merged:
+        starts.update(firsts)
+        starts.update(last + 1 for last in lasts if last != EVERYWHERE[1])
+    table, previous = array("I"), None
+    for start in sorted(starts):
+        verdict = next((verdict for verdict, firsts, lasts in merged if _within(start, firsts, lasts)), rest)
+        if verdict != previous:
+            table.extend((start, verdict))
+        previous = verdict
+    return table
+
+
+def _merge(ranges: Sequence[Range]) -> Tuple[List[int], List[int]]:
+    """The same addresses as disjoint ranges, ascending: the first of each, and the last."""
+    firsts: List[int] = []
+    lasts: List[int] = []
+    for first, last in sorted(ranges):
+        if lasts and first <= lasts[-1]:
+            lasts[-1] = max(last, lasts[-1])
+        else:
+            firsts.append(first)
+            lasts.append(last)
+    return firsts, lasts
+
+
+def _within(address: int, firsts: List[int], lasts: List[int]) -> bool:
+    at = bisect.bisect_right(firsts, address) - 1
+    return at >= 0 and address <= lasts[at]
+
+
+# ---- Netlink ---------------------------------------------------------------------------------------------------------
+
+
+def _messages(data: bytes) -> Iterator[Tuple[int, int, bytes]]:
+    """Type, flags and body of each."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        size, kind, flags, _, _ = _HEADER.unpack_from(data, at)
+        if size < _HEADER.size:
+            return
+        yield kind, flags, data[at + _HEADER.size:at + size]
+        at += (size + 3) & ~3
+
+
+def _local_range(route: bytes) -> Optional[Range]:
+    """What a route makes local; None: it does not."""
+    _, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(route)
+    if (table, kind) != (_RT_TABLE_LOCAL, _RTN_LOCAL):
+        return None
+    first, at = 0, _ROUTE.size
+    while at + _ATTRIBUTE.size <= len(route):
+        size, attribute = _ATTRIBUTE.unpack_from(route, at)
+        if attribute == _RTA_DST:
+            first, = struct.unpack_from("!I", route, at + _ATTRIBUTE.size)
+        at += max((size + 3) & ~3, _ATTRIBUTE.size)
+    return first, first | 0xFFFFFFFF >> length
+
+
+def own_addresses() -> List[Range]:
+    """What the kernel takes for this host's own. Raises OSError."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as route:
+        try:  # so that it leaves out what it is not asked for: there may be a million other routes
+            route.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        except OSError:
+            pass
+        for _ in range(_TRIES):
+            body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_LOCAL, 0, 0, _RTN_LOCAL, 0)
+            route.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETROUTE, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body)
+            ranges, whole = _read_routes(route)
+            if whole:
+                break
+    return ranges
+
+
+def _read_routes(route: socket.socket) -> Tuple[List[Range], bool]:
+    """The answer to a request; and whether it is whole, for the table may change in the middle of it."""
+    ranges: List[Range] = []
+    whole = True
+    while True:
+        for kind, flags, body in _messages(route.recv(1 << 18)):
+            whole = whole and not flags & _NLM_F_DUMP_INTR
+            if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+                error = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
+                if error and error != errno.ENOENT:  # there is no table before the first address
+                    raise OSError(error, os.strerror(error))
+                return ranges, whole
+            local = _local_range(body) if kind == _RTM_NEWROUTE else None
+            if local:
+                ranges.append(local)
+
+
+def _watch(groups: Iterable[int]) -> Optional[socket.socket]:
+    """A socket that becomes readable when something changes; None where there is none to be had."""
+    try:
+        watcher = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+                                socket.NETLINK_ROUTE)
+        watcher.bind((0, 0))
+        for group in groups:
+            watcher.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+        return watcher
+    except OSError:
+        return None
+
+
+def _concerns(data: bytes) -> bool:
+    """Whether a message from the watcher is about what the table is made of."""
+    return any(kind in (*_RTM_LINKS, *_RTM_ADDRESSES) or kind in _RTM_ROUTES and _local_range(body) is not None
+               for kind, _, body in _messages(data))
+
+
+# ---- The daemon's ----------------------------------------------------------------------------------------------------
+
+
+class Sources:
+    """The table in force. add_own() and remove_own() may be called by any thread, the rest is for the main one."""
+
+    def __init__(self, handler: fastpath.Handler, settings: Settings, log: Log):
+        """Raises StartError when it cannot be told what addresses are this host's own."""
+        self._handler = handler
+        self._settings = settings
+        self._log = log
+        self._lock = threading.Lock()
+        self._own_interfaces: "array[int]" = array("I")  # gwi and gwo, ascending
+        self._uplinks: Set[int] = set()
+        self._missing: Set[str] = set()
+        self._addresses: Optional[List[Range]] = None
+        self._ranges: "array[int]" = array("I")
+        self._look_due = 0.0
+        self._failure_told = False
+        self.watcher = _watch([_RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV4_ROUTE, *[_RTNLGRP_LINK] * bool(settings.uplinks)])
+        if settings.allow_endpoints:
+            handler.allow_endpoints(settings.allow_endpoints)
+        try:
+            self._look()
+        except OSError as error:
+            raise StartError(f"cannot read this host's own addresses ({error.strerror}): allow gwlbtun netlink sockets "
+                             "(AF_NETLINK, in RestrictAddressFamilies= of the unit)") from None
+        if not settings.allow_from:
+            log.important(CORE, "Packets are taken from everywhere, so the security group alone guards UDP port 6081: "
+                                "give --allow-from with the subnets of the load balancer.")
+
+    def add_own(self, index: int) -> None:
+        """A tunnel interface that is not up yet: nothing will be received by it. Raises OSError."""
+        with self._lock:
+            bisect.insort(self._own_interfaces, index)
+            old = self._install()
+        self._handler.retire_sources(old)
+
+    def remove_own(self, index: int) -> None:
+        """It is gone."""
+        with self._lock:
+            self._own_interfaces.remove(index)
+            try:
+                old = self._install()
+            except OSError:  # no memory: then its index, which no interface will soon have, stays in the table
+                return
+        self._handler.retire_sources(old)
+
+    def hear(self) -> None:
+        """When there is something to read from the watcher."""
+        changed = False
+        try:
+            for _ in range(_MESSAGES):
+                changed = _concerns(self.watcher.recv(1 << 16)) or changed
+        except BlockingIOError:
+            pass
+        except OSError:  # ENOBUFS: there was more than it could hold
+            changed = True
+        if changed:
+            self._try_to_look()
+
+    def tick(self) -> None:
+        """Once a second."""
+        if not self.watcher or time.monotonic() >= self._look_due:
+            self._try_to_look()
+
+    def _try_to_look(self) -> None:
+        try:
+            self._look()
+            self._failure_told = False
+        except OSError as error:
+            if not self._failure_told:
+                self._failure_told = True
+                self._log.important(CORE, f"Cannot read this host's own addresses ({error.strerror}): packets are "
+                                          "judged by those it had before.")
+
+    def _look(self) -> None:
+        """Sees what has changed."""
+        self._look_due = time.monotonic() + REREAD_S
+        uplinks = self._find_uplinks()
+        addresses = sorted(own_addresses())
+        if (addresses, uplinks) == (self._addresses, self._uplinks):
+            return
+        with self._lock:
+            self._addresses, self._uplinks = addresses, uplinks
+            self._ranges = self._compile(addresses)
+            old = self._install()
+        self._handler.retire_sources(old)
+
+    def _find_uplinks(self) -> Set[int]:
+        found, missing = set(), set()
+        for name in self._settings.uplinks:
+            try:
+                found.add(socket.if_nametoindex(name))
+            except OSError:
+                missing.add(name)
+        for name in sorted(missing - self._missing):
+            self._log.important(CORE, f"There is no interface {name} (--uplink): packets will be taken by it once it "
+                                      "is there.")
+        for name in sorted(self._missing - missing):
+            self._log.important(CORE, f"There is the interface {name} (--uplink): packets are taken by it.")
+        self._missing = missing
+        return found
+
+    def _compile(self, addresses: List[Range]) -> "array[int]":
+        number = self._handler.shim.counters.index
+        layers = [(number("drop_source_loopback"), [LOOPBACK]),
+                  (number("drop_source_own"), addresses),
+                  (0, self._settings.allow_from or [EVERYWHERE])]
+        return compile_ranges(layers, number("drop_source_refused"))
+
+    def _install(self) -> Optional[int]:
+        """Under the lock. What was in force before, to be retired without it, as that may wait for receivers."""
+        if self._settings.uplinks:
+            return self._handler.set_sources(
+                self._ranges, array("I", sorted(self._uplinks.difference(self._own_interfaces))), True)
+        return self._handler.set_sources(self._ranges, self._own_interfaces, False)
