@@ -9,7 +9,7 @@ import threading
 import time
 from typing import List, Optional
 
-from . import StartError, __version__, fastpath, health, hooks, rpfilter, tun
+from . import StartError, __version__, fastpath, health, hooks, nftwatch, rpfilter, tun
 from .endpoints import Endpoints
 from .logs import CORE, Log
 from .receiver import Receiver, buffer_size, open_sockets, raw_socket
@@ -74,6 +74,7 @@ class Daemon:
                                      self._handler.flow_entries, min(map(buffer_size, sockets)), self._stopping)
         self._drop_watch = DropWatch(shim.drop_texts, log)
         self._filter_watch = rpfilter.watch()
+        self._table_watch = nftwatch.watch(log, settings.create_hook)
 
     def _start(self) -> None:
         self._wake_read.setblocking(False)
@@ -95,7 +96,7 @@ class Daemon:
     def _loop(self) -> None:
         """Waits for signals, and does what is due every second, until all has been stopped."""
         poll = select.poll()  # unlike select, with any number of sockets
-        for source in filter(None, (self._wake_read, self._filter_watch)):
+        for source in filter(None, (self._wake_read, self._filter_watch, self._table_watch)):
             poll.register(source, select.POLLIN)
         tick_due = time.monotonic()
         while not self._stopped.is_set():
@@ -105,6 +106,8 @@ class Daemon:
             if self._filter_watch and self._filter_watch.fileno() in ready:
                 _drain(self._filter_watch)
                 self._endpoints.check_filters()
+            if self._table_watch and self._table_watch.fileno() in ready:
+                self._table_watch.hear()
             if time.monotonic() >= tick_due:
                 tick_due = time.monotonic() + TICK_S
                 self._tick()
@@ -116,6 +119,8 @@ class Daemon:
         self._endpoints.tick()
         if not self._filter_watch:
             self._endpoints.check_filters()
+        if self._table_watch:
+            self._table_watch.look(self._endpoints.up)
         begin = time.monotonic()
         if begin >= self._watch_due:
             self._drop_watch.look(self._health.totals())
