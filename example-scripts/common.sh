@@ -13,9 +13,18 @@
 #     routing:  one number for the preference of its rules in `ip rule`, for its routing table, and for its packet mark,
 #               connection mark and conntrack zone where it has them    ($NUMBER, from 6081 on)
 #
-# so clear_endpoint() also removes what a gwlbtun that died has left, and endpoints never touch each other's. Rules and
-# routes say by their protocol ($PROTOCOL) that they are a hook's, and never is one touched that does not. What hooks
-# change for the whole host is noted in the kernel too, in nftables: table inet gwlbtun.
+# so a hook also removes what a gwlbtun that died has left, and endpoints never touch each other's. Rules and routes say
+# by their protocol ($PROTOCOL) that they are a hook's, and never is one touched that does not. What hooks change for the
+# whole host is noted in the kernel too, in nftables: table inet gwlbtun.
+#
+# Hooks fail closed. What comes from gwi is routed only with the mark that the endpoint's nftables table gives it, and is
+# dropped without, be it for elsewhere or for the host itself: so when somebody deletes the table (`nft flush ruleset`, or a reload of the host's own rules that
+# begins with it), traffic stops until the hook is called again, by hand or by a restart of gwlbtun:
+#
+#     create-x.sh CREATE gwi-X gwo-X ENI-ID
+#
+# That works at any time and lets no packet past the rules meanwhile. The notes of what sysctls were go with a flush, too:
+# those of the whole host then stay as the hooks have set them.
 
 set -eu
 
@@ -34,9 +43,36 @@ if [ "$(cat "/proc/sys/net/ipv6/conf/$GWI/disable_ipv6" 2>/dev/null)" = 0 ]; the
 	FAMILIES="-4 -6"
 fi
 
-# sysctl NAME VALUE: sets it where it is not so already; in a container it may be right, and read-only.
+# ---- Sysctls: in a container they may be right, and read-only ----
+
+MISSING=
+
+# sysctl NAME VALUE [BEFOREHAND]: sets it where it is not so already. BEFOREHAND is what to set before the interface is
+# there, where it cannot be set now.
 sysctl() {
-	[ "$(cat "/proc/sys/$1")" = "$2" ] || echo "$2" >"/proc/sys/$1"
+	[ "$(cat "/proc/sys/$1")" = "$2" ] || write "$@"
+}
+
+write() {
+	if [ ! -w "/proc/sys/$1" ] || ! echo "$2" >"/proc/sys/$1"; then
+		missing "${3:-$(echo "$1" | tr / .)=$2}"
+	fi
+}
+
+missing() {
+	case " $MISSING " in
+		*" $1 "*) ;;
+		*) MISSING="${MISSING:+$MISSING }$1" ;;
+	esac
+}
+
+# To be called when all have been set that can be.
+sysctls_complete() {
+	if [ -n "$MISSING" ]; then
+		echo "$GWI stays closed, for these sysctls are not so and cannot be set here: $MISSING." \
+			"Set them before gwlbtun starts (docker run --sysctl NAME=VALUE)." >&2
+		exit 1
+	fi
 }
 
 # ---- The reverse path filter ----
@@ -54,7 +90,7 @@ rp_filter_off() {
 		mkdir -p "${DROP_IN%/*}"
 		echo "net.ipv4.conf.$GWI.rp_filter = 0" >"$DROP_IN"
 	fi
-	sysctl "net/ipv4/conf/$GWI/rp_filter" 0
+	sysctl "net/ipv4/conf/$GWI/rp_filter" 0 net.ipv4.conf.default.rp_filter=0
 }
 
 rp_filter_forget() {
@@ -64,6 +100,7 @@ rp_filter_forget() {
 # ---- Numbers, rules, routes ----
 
 PROTOCOL=108 # of no meaning to Linux, and of no routing daemon in iproute2's list
+FENCE=6080   # preference of the rule that closes an endpoint while a hook works on it: ahead of all numbers
 
 own_rules() {
 	ip -N -4 rule show | grep " proto $PROTOCOL *\$" || :
@@ -75,7 +112,8 @@ own_rules() {
 number() {
 	exec 9<"$DIRECTORY/common.sh"
 	flock 9
-	NUMBER=$(own_rules | awk -F: -v mine=" iif $GWI " 'index($0, mine) { print $1; exit }')
+	NUMBER=$(own_rules | awk -F: -v mine=" iif $GWI " -v fence="$FENCE" '
+		index($0, mine) && $1 > fence { print $1; exit }')
 	if [ -z "$NUMBER" ]; then
 		NUMBER=$(for family in -4 -6; do
 			ip -N "$family" rule show
@@ -90,13 +128,78 @@ number() {
 	fi
 }
 
-# Removes the rules, routes and nftables table of the endpoint, those that are there.
-clear_endpoint() {
+# Lets nothing that comes from gwi be routed until open_endpoint(), and removes the endpoint's rules and routes. A hook that
+# fails in between leaves it closed.
+#
+# From here until forget_endpoint() what comes without a mark is dropped ahead of the rule for the local table, or else it
+# would reach the host's own sockets when the nftables table has gone. Rules of one preference are asked in the order in
+# which they were added, so the local table's, if it is where Linux has it, is added again, behind; meanwhile a second one
+# serves.
+close_endpoint() {
+	for family in $FAMILIES; do
+		{
+			echo "rule add pref 0 protocol $PROTOCOL iif $GWI fwmark 0/0xffffffff blackhole"
+			if ip -N "$family" rule show | grep -q '^[01]:.*from all lookup 255'; then
+				echo "rule add pref 1 protocol $PROTOCOL lookup local"
+				echo "rule del pref 0 lookup local"
+				echo "rule add pref 0 protocol kernel lookup local"
+				echo "rule del pref 1 protocol $PROTOCOL lookup local"
+			fi
+			echo "rule add pref $FENCE protocol $PROTOCOL iif $GWI blackhole"
+		} | ip "$family" -force -batch - 2>/dev/null || : # some may be there, or not there
+	done
 	for family in -4 -6; do
 		ip "$family" rule flush pref "$NUMBER" protocol "$PROTOCOL" 2>/dev/null || :
 		ip "$family" route flush table "$NUMBER" proto "$PROTOCOL" 2>/dev/null || :
 	done
+}
+
+# To be called when all else is done that can fail.
+open_endpoint() {
+	for family in -4 -6; do
+		ip "$family" rule del pref "$FENCE" protocol "$PROTOCOL" iif "$GWI" 2>/dev/null || :
+	done
+}
+
+# ruleset: makes the endpoint's nftables table of the chains on standard input; one that is there is replaced in one step.
+ruleset() {
+	{
+		printf 'table inet %s\ndelete table inet %s\ntable inet %s {\n' "$RULESET" "$RULESET" "$RULESET"
+		cat
+		echo '}'
+	} | nft -f -
+}
+
+# For ruleset(): the host's own sockets are not for packets of an endpoint, which no security group has seen.
+# shellcheck disable=SC2034  # for the hooks
+NOT_TO_THE_HOST="chain input {
+	type filter hook input priority filter
+	iifname \"$GWI\" counter drop
+}"
+
+# For ruleset(), where NAT would make what an endpoint asks look as if the host had asked it (create-nat.sh).
+# shellcheck disable=SC2034  # for the hooks
+NOT_IN_ITS_NAME="chain forward {
+	type filter hook forward priority filter
+	iifname \"$GWI\" ip daddr 169.254.0.0/16 counter drop
+	iifname \"$GWI\" ip6 daddr fd00:ec2::/32 counter drop
+	iifname \"$GWI\" udp dport 6081 counter drop
+}"
+
+# Removes the endpoint's nftables table, if it is there.
+ruleset_forget() {
 	printf 'table inet %s\ndelete table inet %s\n' "$RULESET" "$RULESET" | nft -f -
+}
+
+# All that a DESTROY has to do after close_endpoint().
+forget_endpoint() {
+	ruleset_forget
+	open_endpoint
+	for family in -4 -6; do
+		ip "$family" rule del pref 0 protocol "$PROTOCOL" iif "$GWI" 2>/dev/null || :
+	done
+	sysctls_restore
+	rp_filter_forget
 }
 
 # rule SELECTOR... ACTION...: adds a rule for both IPv4 and IPv6, behind those of the endpoint that are there already.
@@ -122,12 +225,12 @@ route() {
 
 # ---- Sysctls of the host: the first endpoint that needs one turns it on, the last endpoint to go puts it back ----
 
-# sysctl_host NAME VALUE: sets it, and notes what it was.
+# sysctl_host NAME VALUE [BEFOREHAND]: as sysctl(), and notes what it was.
 sysctl_host() {
 	old=$(cat "/proc/sys/$1")
 	if [ "$old" != "$2" ]; then
-		sysctl_note "$1" "$old" "$2"
-		echo "$2" >"/proc/sys/$1"
+		[ ! -w "/proc/sys/$1" ] || sysctl_note "$1" "$old" "$2"
+		write "$@"
 	fi
 }
 
@@ -143,7 +246,7 @@ sysctl_note() {
 	EOF
 }
 
-# If no endpoint is left, sets back what is still as the hooks have set it. To be called after clear_endpoint().
+# If no endpoint is left, sets back what is still as the hooks have set it. To be called after open_endpoint().
 sysctls_restore() {
 	if own_rules | grep -q ' iif [^ ]* [^[]'; then # [detached]: the interface is gone
 		return
@@ -170,8 +273,12 @@ reflect_marks() {
 # as a forwarding host ignores router advertisements, where its own default route may come from, those are first told
 # to stay.
 forward() {
-	sysctl "net/ipv4/conf/$GWI/forwarding" 1
+	sysctl "net/ipv4/conf/$GWI/forwarding" 1 net.ipv4.ip_forward=1
 	if [ "$FAMILIES" = -4 ] || [ "$(cat /proc/sys/net/ipv6/conf/all/forwarding)" = 1 ]; then
+		return
+	fi
+	if [ ! -w /proc/sys/net/ipv6/conf/all/forwarding ]; then
+		missing net.ipv6.conf.all.forwarding=1
 		return
 	fi
 	for accept in /proc/sys/net/ipv6/conf/*/accept_ra; do
@@ -189,6 +296,6 @@ forward() {
 # Forwards what answers, too: from the interfaces by which the host's own routes lead out.
 forward_answers() {
 	for interface in $(ip -4 route show table main | sed -n 's/.* dev \([^ ]*\).*/\1/p' | sort -u); do
-		sysctl_host "net/ipv4/conf/$interface/forwarding" 1
+		sysctl_host "net/ipv4/conf/$interface/forwarding" 1 net.ipv4.ip_forward=1
 	done
 }

@@ -12,13 +12,15 @@
 # back needs no zone: the connection's mark names the endpoint. IPv4, and IPv6 where the host has an IPv6 address. On
 # EC2 turn the source/destination check off.
 #
-# Changes on the host: as create-nat.sh.
+# `nft flush ruleset` stops the traffic until this script is called again (common.sh says how).
+#
+# Changes on the host, sysctls, and what is closed to endpoints: as create-nat.sh.
 
 # shellcheck source=common.sh
 . "$(dirname "$(readlink -f "$0")")/common.sh"
 
 number
-clear_endpoint
+close_endpoint
 if [ "$1" = CREATE ]; then
 	rp_filter_off
 	forward
@@ -26,28 +28,30 @@ if [ "$1" = CREATE ]; then
 	reflect_marks
 
 	route default dev "$GWO"
-	rule iif "$GWI" lookup main
-	rule iif "$GWI" unreachable            # no route: say so, don't send it back as it came
-	rule fwmark "$NUMBER" lookup "$NUMBER" # what answers, from outside or from Linux itself
+	rule iif "$GWI" fwmark "$NUMBER" lookup main
+	rule iif "$GWI" fwmark "$NUMBER" unreachable # no route: say so, don't send it back as it came
+	rule iif "$GWI" blackhole                    # the table that gives the mark has gone
+	rule fwmark "$NUMBER" lookup "$NUMBER"       # what answers, from outside or from Linux itself
 
-	nft -f - <<-EOF
-		table inet $RULESET {
-			chain early { # ahead of where conntrack puts fragments together, at -400
-				type filter hook prerouting priority -450
-				iifname "$GWI" ct original zone set $NUMBER
-			}
-			chain marks {
-				type filter hook prerouting priority mangle
-				iifname "$GWI" ct mark set $NUMBER meta mark set $NUMBER
-				iifname != "$GWI" ct direction reply ct mark $NUMBER meta mark set $NUMBER
-			}
-			chain postrouting {
-				type nat hook postrouting priority srcnat
-				iifname "$GWI" masquerade
-			}
+	ruleset <<-EOF
+		chain early { # ahead of where conntrack puts fragments together, at -400
+			type filter hook prerouting priority -450
+			iifname "$GWI" ct original zone set $NUMBER
 		}
+		chain marks {
+			type filter hook prerouting priority mangle
+			iifname "$GWI" ct mark set $NUMBER meta mark set $NUMBER
+			iifname != "$GWI" ct direction reply ct mark $NUMBER meta mark set $NUMBER
+		}
+		$NOT_IN_ITS_NAME
+		chain postrouting {
+			type nat hook postrouting priority srcnat
+			iifname "$GWI" masquerade
+		}
+		$NOT_TO_THE_HOST
 	EOF
+	sysctls_complete
+	open_endpoint
 else
-	sysctls_restore
-	rp_filter_forget
+	forget_endpoint
 fi

@@ -11,35 +11,38 @@
 # connection also carries its endpoint's number as its mark, which `ip rule` and `conntrack -L` show. CIDRs that
 # overlap are a matter of IPv4; IPv6 is carried in the same way.
 #
-# Changes on the host: as create-route.sh.
+# `nft flush ruleset` stops the traffic until this script is called again (common.sh says how).
+#
+# Changes on the host, sysctls, and packets to its own addresses: as create-route.sh.
 
 # shellcheck source=common.sh
 . "$(dirname "$(readlink -f "$0")")/common.sh"
 
 number
-clear_endpoint
+close_endpoint
 if [ "$1" = CREATE ]; then
 	rp_filter_off
 	forward
 	reflect_marks
 
 	route default dev "$GWO"
-	rule iif "$GWI" lookup "$NUMBER"
+	rule iif "$GWI" fwmark "$NUMBER" lookup "$NUMBER"
+	rule iif "$GWI" blackhole              # the table that gives the mark has gone
 	rule fwmark "$NUMBER" lookup "$NUMBER" # what Linux itself answers with
 
-	nft -f - <<-EOF
-		table inet $RULESET {
-			chain early { # ahead of where conntrack puts fragments together, at -400
-				type filter hook prerouting priority -450
-				iifname "$GWI" ct zone set $NUMBER meta mark set $NUMBER
-			}
-			chain marks {
-				type filter hook prerouting priority mangle
-				iifname "$GWI" ct mark set $NUMBER
-			}
+	ruleset <<-EOF
+		chain early { # ahead of where conntrack puts fragments together, at -400
+			type filter hook prerouting priority -450
+			iifname "$GWI" ct zone set $NUMBER meta mark set $NUMBER
 		}
+		chain marks {
+			type filter hook prerouting priority mangle
+			iifname "$GWI" ct mark set $NUMBER
+		}
+		$NOT_TO_THE_HOST
 	EOF
+	sysctls_complete
+	open_endpoint
 else
-	sysctls_restore
-	rp_filter_forget
+	forget_endpoint
 fi

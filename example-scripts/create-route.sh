@@ -8,36 +8,44 @@
 # Use it where Linux itself is to work on the traffic: iptables and nftables rules, shaping on gwo, Suricata in IPS
 # mode. IPv4 and IPv6. Each hop through here takes one off the TTL; an ICMP error that Linux answers with (time
 # exceeded, packet too big, or a rule's reject) goes back to GWLB too, so traceroute and path-MTU discovery work
-# through the host. Packets to the host's own addresses are delivered to it instead.
+# through the host. Packets to the host's own addresses are dropped and
+# counted, ping too: its ports are not for those whose traffic it carries. `nft list table inet gwlbtun-X` shows how many.
 #
-# Changes on the host: a routing table with two rules in `ip rule` and an nftables table, per endpoint, and forwarding
+# `nft flush ruleset` stops the traffic until this script is called again (common.sh says how).
+#
+# Changes on the host: a routing table with three rules in `ip rule` and an nftables table, per endpoint, and forwarding
 # and rp_filter on gwi, all of which DESTROY removes or the interface takes with it. For the whole host, until the last
 # endpoint's DESTROY: net.ipv4.fwmark_reflect and net.ipv6.fwmark_reflect, net.ipv6.conf.all.forwarding; with the last,
 # an interface's accept_ra of 1 becomes 2.
+#
+# In a container whose /proc/sys is read-only these must be so beforehand (docker run --sysctl NAME=VALUE):
+# net.ipv4.ip_forward=1, net.ipv4.fwmark_reflect=1, net.ipv4.conf.all.rp_filter=0, net.ipv4.conf.default.rp_filter=0; with
+# IPv6 also net.ipv6.conf.all.forwarding=1, net.ipv6.fwmark_reflect=1.
 
 # shellcheck source=common.sh
 . "$(dirname "$(readlink -f "$0")")/common.sh"
 
 number
-clear_endpoint
+close_endpoint
 if [ "$1" = CREATE ]; then
 	rp_filter_off
 	forward
 	reflect_marks
 
 	route default dev "$GWO"
-	rule iif "$GWI" lookup "$NUMBER"
+	rule iif "$GWI" fwmark "$NUMBER" lookup "$NUMBER"
+	rule iif "$GWI" blackhole              # the table that gives the mark has gone
 	rule fwmark "$NUMBER" lookup "$NUMBER" # what Linux itself answers with
 
-	nft -f - <<-EOF
-		table inet $RULESET {
-			chain marks {
-				type filter hook prerouting priority raw
-				iifname "$GWI" meta mark set $NUMBER
-			}
+	ruleset <<-EOF
+		chain marks {
+			type filter hook prerouting priority raw
+			iifname "$GWI" meta mark set $NUMBER
 		}
+		$NOT_TO_THE_HOST
 	EOF
+	sysctls_complete
+	open_endpoint
 else
-	sysctls_restore
-	rp_filter_forget
+	forget_endpoint
 fi

@@ -10,7 +10,7 @@ import time
 import traceback
 from typing import List, Optional
 
-from . import StartError, __version__, capacity, fastpath, health, hooks, rpfilter, tun
+from . import StartError, __version__, capacity, fastpath, health, hooks, nftwatch, rpfilter, tun
 from .admission import SPARE, Admission
 from .endpoints import Endpoints
 from .logs import CORE, Log
@@ -90,6 +90,7 @@ class Daemon:
             self._reports = Reports(self._health, self._form(), self._server.wake, log)
         self._drop_watch = DropWatch(shim.drop_texts, log)
         self._filter_watch = rpfilter.watch()
+        self._table_watch = nftwatch.watch(log, settings.create_hook)
 
     def _start(self) -> None:
         self._wake_read.setblocking(False)
@@ -118,7 +119,7 @@ class Daemon:
     def _loop(self) -> None:
         """Waits for signals, and does what is due every second, until all has been stopped."""
         poll = select.poll()  # unlike select, with any number of sockets
-        for source in filter(None, (self._wake_read, self._filter_watch, self._sources.watcher)):
+        for source in filter(None, (self._wake_read, self._filter_watch, self._table_watch, self._sources.watcher)):
             poll.register(source, select.POLLIN)
         tick_due = time.monotonic()
         while not self._stopped.is_set():
@@ -128,6 +129,8 @@ class Daemon:
             if self._filter_watch and self._filter_watch.fileno() in ready:
                 _drain(self._filter_watch)
                 self._endpoints.check_filters()
+            if self._table_watch and self._table_watch.fileno() in ready:
+                self._table_watch.hear()
             if self._sources.watcher and self._sources.watcher.fileno() in ready:
                 self._sources.hear()
             if time.monotonic() >= tick_due:
@@ -147,6 +150,8 @@ class Daemon:
         self._endpoints.tick()
         if not self._filter_watch:
             self._endpoints.check_filters()
+        if self._table_watch:
+            self._table_watch.look(self._endpoints.up)
         begin = time.monotonic()
         if begin >= self._watch_due:
             self._drop_watch.look(self._health.totals())

@@ -7,10 +7,10 @@ admission.py to say.
 import collections
 import threading
 import time
-from typing import Counter, Dict, List, Optional, Set
+from typing import Counter, Dict, List, Optional, Set, Tuple
 
 from . import fastpath
-from .endpoint import Endpoint
+from .endpoint import Endpoint, State
 from .jobs import Jobs
 from .logs import CORE, Log
 from .settings import Settings
@@ -84,6 +84,11 @@ class Endpoints:
             endpoint.tick(now_ns)
             if idle_s and endpoint.idle_since(now_ns - idle_s * 10**9):
                 self._retire(endpoint, now_ns - idle_s * 10**9)
+
+    def up(self) -> List[Tuple[str, str, int]]:
+        """Those that carry traffic and are to stay: gwi, gwo, ENI ID."""
+        return [(endpoint.inward.name, endpoint.outward.name, endpoint.eni) for endpoint in self.all()
+                if endpoint.state is State.UP and not endpoint.leaving.is_set()]
 
     def check_filters(self) -> None:
         """When a setting of some interface may have changed."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """What all tests share."""
+import contextlib
 import os
 import resource
 import sys
@@ -11,6 +12,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 
 import netns  # noqa: E402
 from lab import Lab  # noqa: E402
+from scripts import Instance  # noqa: E402
 
 
 def pytest_sessionstart():
@@ -32,3 +34,12 @@ def lab(tmp_path):
         assert statuses == [0] * len(statuses), "".join(d.log() + d.errors() for d in laboratory.daemons)
     finally:
         laboratory.close()
+
+
+@pytest.fixture
+def instance():
+    """A host for hook scripts to be run on by themselves."""
+    with contextlib.ExitStack() as stack:
+        made = Instance(stack)
+        stack.callback(made.close)
+        yield made
