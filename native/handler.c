@@ -83,7 +83,7 @@ struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, u
 	handler->offloads = offloads;
 	handler->raw_fd = raw_fd;
 	if (raw_fd >= 0)
-		gw_set_send_buffer(raw_fd);
+		gw_transmit_prepare(raw_fd);
 	handler->control_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	atomic_init(&handler->ring_bytes, UINT64_MAX);
 	atomic_init(&handler->receive_fd, -1);
@@ -118,6 +118,8 @@ void gw_handler_free(struct gw_handler *handler)
 		gw_flows_free(handler->flows);
 	if (handler->control_bell >= 0)
 		close(handler->control_bell);
+	if (atomic_load(&handler->receive_fd) >= 0)
+		close(atomic_load(&handler->receive_fd));
 	gw_trace_end(&handler->trace);
 	gw_sources_free(atomic_load(&handler->sources));
 	free(handler->allowed);

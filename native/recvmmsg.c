@@ -24,6 +24,7 @@
  * `batch` is odd while the thread may hold endpoints that it found (handler.h).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -38,6 +39,7 @@
 #include "packet.h"
 #include "relief.h"
 #include "source.h"
+#include "transmit.h"
 #include "waiting.h"
 
 #ifndef UDP_GRO
@@ -781,15 +783,17 @@ static bool drained_long_enough(struct gw_receiver *receiver)
 
 static void set_up(struct gw_receiver *receiver, int fd)
 {
-	const int ttl = 64, probe = IP_PMTUDISC_PROBE;
-	const struct timeval timeout = { .tv_usec = 10000 };
+	int none = -1, copy;
 
 	receiver->fd = fd;
-	/* For what transmit.c sends by it: as on its own sockets. */
-	(void)setsockopt(fd, IPPROTO_IP, IP_TTL, &ttl, sizeof(ttl));
-	(void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &probe, sizeof(probe));
-	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-	atomic_store_explicit(&receiver->handler->receive_fd, fd, memory_order_relaxed);
+	if (atomic_load(&receiver->handler->receive_fd) >= 0)
+		return;
+	/* What leaves from port 6081 itself needs a receiver's socket: a copy, so that it stays that one for as long as anyone
+	 * sends. */
+	gw_transmit_set_options(fd);
+	copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (copy >= 0 && !atomic_compare_exchange_strong(&receiver->handler->receive_fd, &none, copy))
+		close(copy);
 }
 
 /* Takes the next batch, if there is one: 0, GW_STOPPED or -errno. */

@@ -16,10 +16,16 @@
  *   none.  When all are in use and none has been idle for SPARE_S seconds, further ways are served by RAW, for making a
  *   socket for every packet costs more than what it saves.  Without RAW it is the only way, and done, in place of the
  *   thread's own oldest.
- * - RECEIVER: the receivers' own socket, where GWLB's source port is 6081 itself: a connected socket would take inbound
- *   traffic away from the receivers.
- * - RAW: a raw socket, with IP and UDP header made here, where a port could not be bound or sockets have run out.  What
- *   has no place in the table of ways gathers in `overflow`.  All threads share the raw socket, so nobody waits on it.
+ * - RAW: a raw socket, with IP and UDP header made here, where a port could not be bound, sockets have run out, or too many
+ *   are bound to ports of one class (handler.h).  What has no place in the table of ways gathers in `overflow`.  All threads
+ *   share the raw socket, so nobody waits on it.
+ * - RECEIVER: a receiver's own, where GWLB's source port is 6081 itself: a connected socket would take inbound traffic away
+ *   from the receivers.
+ * - BOUND: where there is no raw socket, one that is bound to a port and not connected, for all load balancer addresses that
+ *   too many sockets of the port's class serve already.
+ *
+ * The last three name our address with each message (IP_PKTINFO), so that routing chooses their way by it, as it does for
+ * connected sockets.
  *
  * What the way out refuses is taken apart: a message with UDP_SEGMENT that fails is sent datagram by datagram, and when
  * that works, UDP_SEGMENT is not tried again on this thread.
@@ -67,12 +73,16 @@
 /* What a socket may hold of what the device has no room for yet, bytes. */
 #define SEND_BUFFER (4 << 20)
 
+/* Connected sockets for ports of one class, and of the class that port 6081 is in: receiving walks over them. */
+#define CLASS_MAX 128u
+#define CLASS_MAX_RECEIVING 16u
+
 #define NONE UINT16_MAX
 
-enum kind { FREE, CONNECTED, RECEIVER, RAW };
+enum kind { FREE, CONNECTED, BOUND, RECEIVER, RAW };
 
 struct peer {
-	uint32_t gwlb_address; /* network byte order */
+	uint32_t gwlb_address; /* network byte order; 0 for a way that is BOUND: any */
 	uint32_t own_address;
 	uint16_t gwlb_port; /* host byte order */
 };
@@ -149,13 +159,19 @@ struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counte
 	return transmit;
 }
 
+static _Atomic unsigned *class_of(const struct gw_transmit *transmit, uint16_t port)
+{
+	return &transmit->handler->sockets_of_class[port % GW_PORT_CLASSES];
+}
+
 static void close_way(struct gw_transmit *transmit, struct way *way)
 {
-	if (way->kind != CONNECTED)
+	if (way->kind != CONNECTED && way->kind != BOUND)
 		return;
 	close(way->fd);
 	transmit->open--;
 	atomic_fetch_add(&transmit->handler->sockets_left, 1);
+	atomic_fetch_sub(class_of(transmit, way->peer.gwlb_port), 1);
 }
 
 void gw_transmit_free(struct gw_transmit *transmit)
@@ -187,15 +203,30 @@ static void set_option(int fd, int level, int name, int value)
 	(void)setsockopt(fd, level, name, &value, sizeof(value));
 }
 
-void gw_set_send_buffer(int fd)
+void gw_transmit_set_options(int fd)
+{
+	const struct timeval timeout = { .tv_usec = SEND_TIMEOUT_US };
+
+	set_option(fd, IPPROTO_IP, IP_TTL, OUTER_TTL);
+	/* DF, and no trust in what ICMP says of the path: too big is what the interface cannot send. */
+	set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+}
+
+void gw_transmit_prepare(int fd)
 {
 	const int size = SEND_BUFFER;
 
+	gw_transmit_set_options(fd);
+	/* Without it, the kernel calls sent what a queueing discipline has dropped (ip(7)).  It also keeps what ICMP says of
+	 * earlier datagrams, one message or two in the smallest of receive buffers. */
+	set_option(fd, IPPROTO_IP, IP_RECVERR, 1);
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
 		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 }
 
-/* A UDP socket from own_address:gwlb_port to gwlb_address:6081, or -1. */
+/* A UDP socket from own_address:gwlb_port to gwlb_address:6081, or, with no gwlb_address, to wherever is told with a message;
+ * or -1. */
 static int open_socket(const struct peer *peer)
 {
 	struct sockaddr_in own = { .sin_family = AF_INET,
@@ -204,20 +235,16 @@ static int open_socket(const struct peer *peer)
 	struct sockaddr_in gwlb = { .sin_family = AF_INET,
 		                    .sin_port = htons(GW_GENEVE_PORT),
 		                    .sin_addr.s_addr = peer->gwlb_address };
-	struct timeval timeout = { .tv_usec = SEND_TIMEOUT_US };
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -1;
 	/* Other T threads may have the same way back. */
 	set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-	set_option(fd, IPPROTO_IP, IP_TTL, OUTER_TTL);
-	/* DF, and no trust in what ICMP says of the path: too big is what the interface cannot send. */
-	set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
 	set_option(fd, SOL_SOCKET, SO_RCVBUF, 0);
-	gw_set_send_buffer(fd);
-	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-	if (bind(fd, (struct sockaddr *)&own, sizeof(own)) || connect(fd, (struct sockaddr *)&gwlb, sizeof(gwlb))) {
+	gw_transmit_prepare(fd);
+	if (bind(fd, (struct sockaddr *)&own, sizeof(own)) ||
+	    (peer->gwlb_address && connect(fd, (struct sockaddr *)&gwlb, sizeof(gwlb)))) {
 		close(fd);
 		return -1;
 	}
@@ -245,7 +272,7 @@ static void close_another(struct gw_transmit *transmit)
 	for (unsigned i = 0; i < WAYS; i++) {
 		struct way *way = &transmit->way[i];
 
-		if (way->kind == CONNECTED && way->first == NONE && (!oldest || way->used_s < oldest->used_s))
+		if ((way->kind == CONNECTED || way->kind == BOUND) && way->first == NONE && (!oldest || way->used_s < oldest->used_s))
 			oldest = way;
 	}
 	if (oldest)
@@ -268,12 +295,22 @@ static bool take_socket(struct gw_transmit *transmit)
 	return false;
 }
 
+/* Whether another connected socket for this port would make a chain too long that the kernel walks. */
+static bool is_crowded(const struct gw_transmit *transmit, uint16_t port)
+{
+	bool receiving = port % GW_PORT_CLASSES == GW_GENEVE_PORT % GW_PORT_CLASSES;
+
+	return atomic_load_explicit(class_of(transmit, port), memory_order_relaxed) >=
+	       (receiving ? CLASS_MAX_RECEIVING : CLASS_MAX);
+}
+
 static void make_connected(struct gw_transmit *transmit, struct way *way)
 {
 	way->kind = RAW;
 	way->fd = transmit->handler->raw_fd;
 	/* Port 0 would bind to any. */
-	if (way->peer.gwlb_port == 0 || !take_socket(transmit))
+	if (way->peer.gwlb_port == 0 || (way->peer.gwlb_address && is_crowded(transmit, way->peer.gwlb_port)) ||
+	    !take_socket(transmit))
 		return;
 	way->fd = open_socket(&way->peer);
 	if (way->fd < 0) {
@@ -281,8 +318,9 @@ static void make_connected(struct gw_transmit *transmit, struct way *way)
 		atomic_fetch_add(&transmit->handler->sockets_left, 1);
 		return;
 	}
-	way->kind = CONNECTED;
+	way->kind = way->peer.gwlb_address ? CONNECTED : BOUND;
 	transmit->open++;
+	atomic_fetch_add(class_of(transmit, way->peer.gwlb_port), 1);
 	gw_count(transmit->counters, GW_sockets_opened, 1);
 }
 
@@ -321,6 +359,11 @@ static struct way *find_way(struct gw_transmit *transmit, const struct peer *pee
 			return way;
 		}
 	}
+	if (peer->gwlb_address && peer->gwlb_port != GW_GENEVE_PORT && is_crowded(transmit, peer->gwlb_port)) {
+		const struct peer any = { 0, peer->own_address, peer->gwlb_port };
+
+		return transmit->handler->raw_fd >= 0 ? NULL : find_way(transmit, &any);
+	}
 	way = make_room(transmit);
 	if (!way)
 		return NULL;
@@ -329,7 +372,7 @@ static struct way *find_way(struct gw_transmit *transmit, const struct peer *pee
 	way->first = NONE;
 	if (peer->gwlb_port == GW_GENEVE_PORT) {
 		way->kind = RECEIVER;
-		way->fd = atomic_load_explicit(&transmit->handler->receive_fd, memory_order_relaxed);
+		way->fd = atomic_load(&transmit->handler->receive_fd);
 	} else {
 		make_connected(transmit, way);
 	}
@@ -348,7 +391,7 @@ bool gw_transmit_age(struct gw_transmit *transmit)
 	for (unsigned i = 0; i < WAYS && transmit->open > 0; i++) {
 		struct way *way = &transmit->way[i];
 
-		if (way->kind == CONNECTED && now - way->used_s >= GW_TRANSMIT_IDLE_S)
+		if ((way->kind == CONNECTED || way->kind == BOUND) && now - way->used_s >= GW_TRANSMIT_IDLE_S)
 			forget_way(transmit, way);
 	}
 	return transmit->open > 0;
@@ -401,15 +444,13 @@ static void set_control(struct gw_transmit *transmit, const struct way *way, uns
 	cmsg = CMSG_FIRSTHDR(header);
 	header->msg_controllen = 0;
 	if (way->kind != CONNECTED) {
+		const struct in_pktinfo info = { .ipi_spec_dst.s_addr = peer->own_address };
+
 		*name = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = peer->gwlb_address };
 		/* A raw socket takes no port. */
-		name->sin_port = way->kind == RECEIVER ? htons(GW_GENEVE_PORT) : 0;
+		name->sin_port = way->kind == RAW ? 0 : htons(GW_GENEVE_PORT);
 		header->msg_name = name;
 		header->msg_namelen = sizeof(*name);
-	}
-	if (way->kind == RECEIVER) {
-		struct in_pktinfo info = { .ipi_spec_dst.s_addr = peer->own_address };
-
 		cmsg->cmsg_level = IPPROTO_IP;
 		cmsg->cmsg_type = IP_PKTINFO;
 		cmsg->cmsg_len = CMSG_LEN(sizeof(info));
@@ -479,6 +520,7 @@ static unsigned make_messages(struct gw_transmit *transmit, const struct way *wa
 			message->datagrams++;
 			at = datagram->next;
 		} while (at != NONE && transmit->segment && way->kind != RAW && last == segment &&
+		         same_peer(&transmit->datagram[message->first].peer, &transmit->datagram[at].peer) &&
 		         datagram_size(&transmit->datagram[at]) <= segment && message->datagrams < SEGMENTS_MAX &&
 		         bytes + datagram_size(&transmit->datagram[at]) <= MESSAGE_BYTES_MAX);
 		iov += header->msg_iovlen;
@@ -571,14 +613,17 @@ static void send_messages(struct gw_transmit *transmit, const struct way *way, u
 		if (error == EINTR)
 			continue;
 		gw_count(transmit->counters, GW_send_errors, 1);
-		if (way->kind == CONNECTED && is_of_earlier(error) && refusals++ < 2)
+		if ((way->kind == CONNECTED || way->kind == BOUND) && is_of_earlier(error) && refusals++ < 2)
 			continue;
 		refusals = 0;
 		if (error == EAGAIN && flags == 0) {
 			transmit->waited = true;
 			flags = MSG_DONTWAIT;
 		}
-		if (message->datagrams > 1)
+		/* No room on the way out, for all of it: it would not be there for the parts. */
+		if (error == ENOBUFS)
+			gw_count(transmit->counters, GW_drop_send, message->datagrams);
+		else if (message->datagrams > 1)
 			send_apart(transmit, way, done, error, flags);
 		else
 			drop(transmit, error);
