@@ -206,7 +206,7 @@ def test_a_table_is_replaced_while_receivers_use_it(bench):
     assert set(drops(counters)) <= {"source_loopback"}
 
 
-def test_tunnel_interfaces_come_and_go(tmp_path):
+def test_tunnel_interfaces_come_and_go(tmp_path, monkeypatch):
     book = Logbook(tmp_path)
     installed = []
 
@@ -224,6 +224,13 @@ def test_tunnel_interfaces_come_and_go(tmp_path):
         for index in 9, 5, 7:
             several.add_own(index)
         several.remove_own(7)
+        several.remove_own(9)
+        several.tick()  # what came by them may still wait
+        several.add_own(9)
+        assert installed.pop() == installed[-1] == ([5, 7, 9], False)
+        monkeypatch.setattr(sources, "LINGER_S", 0)
+        several.remove_own(7)
+        several.tick()
         few = Sources(Handler(), Settings(uplinks=("lo", "nowhere")), book.log)
         few.add_own(1)
     assert installed == [([], False), ([9], False), ([5, 9], False), ([5, 7, 9], False), ([5, 9], False), ([1], True),
