@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from array import array
-from typing import Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from . import StartError, fastpath
 from .logs import CORE, Log
@@ -28,6 +28,7 @@ LOOPBACK = 0x7F000000, 0x7FFFFFFF
 EVERYWHERE = 0, 0xFFFFFFFF
 
 REREAD_S = 10.0   # a look at everything, in case the kernel did not tell of a change
+LINGER_S = 5.0    # what an interface brought may wait to be received when it is gone; Linux reuses no index so soon
 _MESSAGES = 256   # about changes, taken at a time
 _TRIES = 10       # to read the table when it changes meanwhile
 
@@ -172,6 +173,7 @@ class Sources:
         self._log = log
         self._lock = threading.Lock()
         self._own_interfaces: "array[int]" = array("I")  # gwi and gwo, ascending
+        self._gone: Dict[int, float] = {}  # those of them that are no more, and when to forget them
         self._uplinks: Set[int] = set()
         self._missing: Set[str] = set()
         self._addresses: Optional[List[Range]] = None
@@ -193,19 +195,16 @@ class Sources:
     def add_own(self, index: int) -> None:
         """A tunnel interface that is not up yet: nothing will be received by it. Raises OSError."""
         with self._lock:
-            bisect.insort(self._own_interfaces, index)
+            self._gone.pop(index, None)
+            if index not in self._own_interfaces:
+                bisect.insort(self._own_interfaces, index)
             old = self._install()
         self._handler.retire_sources(old)
 
     def remove_own(self, index: int) -> None:
-        """It is gone."""
+        """It is gone. But what came by it may still wait in a socket."""
         with self._lock:
-            self._own_interfaces.remove(index)
-            try:
-                old = self._install()
-            except OSError:  # no memory: then its index, which no interface will soon have, stays in the table
-                return
-        self._handler.retire_sources(old)
+            self._gone[index] = time.monotonic() + LINGER_S
 
     def hear(self) -> None:
         """When there is something to read from the watcher."""
@@ -222,8 +221,23 @@ class Sources:
 
     def tick(self) -> None:
         """Once a second."""
+        self._forget_gone()
         if not self.watcher or time.monotonic() >= self._look_due:
             self._try_to_look()
+
+    def _forget_gone(self) -> None:
+        with self._lock:
+            due = [index for index, end in self._gone.items() if end <= time.monotonic()]
+            if not due:
+                return
+            for index in due:
+                del self._gone[index]
+                self._own_interfaces.remove(index)
+            try:
+                old = self._install()
+            except OSError:  # no memory: they go with the next change
+                return
+        self._handler.retire_sources(old)
 
     def _try_to_look(self) -> None:
         try:
