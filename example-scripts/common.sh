@@ -139,7 +139,7 @@ close_endpoint() {
 	for family in $FAMILIES; do
 		{
 			echo "rule add pref 0 protocol $PROTOCOL iif $GWI fwmark 0/0xffffffff blackhole"
-			if ip -N "$family" rule show | grep -q '^[01]:.*from all lookup 255'; then
+			if ip -N "$family" rule show | grep -q '^0:[[:space:]]*from all lookup 255'; then
 				echo "rule add pref 1 protocol $PROTOCOL lookup local"
 				echo "rule del pref 0 lookup local"
 				echo "rule add pref 0 protocol kernel lookup local"
