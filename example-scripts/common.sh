@@ -17,9 +17,10 @@
 # by their protocol ($PROTOCOL) that they are a hook's, and never is one touched that does not. What hooks change for the
 # whole host is noted in the kernel too, in nftables: table inet gwlbtun.
 #
-# Hooks fail closed. What comes from gwi is routed only with the mark that the endpoint's nftables table gives it, and is
-# dropped without, be it for elsewhere or for the host itself: so when somebody deletes the table (`nft flush ruleset`, or a reload of the host's own rules that
-# begins with it), traffic stops until the hook is called again, by hand or by a restart of gwlbtun:
+# Hooks that route fail closed. What comes from gwi is routed only with the mark that the endpoint's nftables table gives
+# it, and is dropped without, be it for elsewhere or for the host itself: so when somebody deletes the table (`nft flush
+# ruleset`, or a reload of the host's own rules that begins with it), traffic stops until the hook is called again, by hand
+# or by a restart of gwlbtun:
 #
 #     create-x.sh CREATE gwi-X gwo-X ENI-ID
 #
@@ -139,7 +140,7 @@ close_endpoint() {
 	for family in $FAMILIES; do
 		{
 			echo "rule add pref 0 protocol $PROTOCOL iif $GWI fwmark 0/0xffffffff blackhole"
-			if ip -N "$family" rule show | grep -q '^[01]:.*from all lookup 255'; then
+			if ip -N "$family" rule show | grep -q '^0:[[:space:]]*from all lookup 255'; then
 				echo "rule add pref 1 protocol $PROTOCOL lookup local"
 				echo "rule del pref 0 lookup local"
 				echo "rule add pref 0 protocol kernel lookup local"

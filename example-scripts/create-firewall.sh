@@ -12,8 +12,8 @@
 # endpoint, ping too. `nft list table inet gwlbtun-X` shows the rules with what they dropped.
 #
 # It fails closed: only packets that bear the mark that the same nftables table sets are routed, so without the rules
-# nothing passes. `nft flush ruleset` stops the traffic until this script is called again
-# (common.sh says how), which is also how endpoints that are there get rules that were edited.
+# nothing passes. `nft flush ruleset` stops the traffic until this script is called again (common.sh says how), which is also
+# how endpoints that are there get rules that were edited.
 #
 # Changes on the host, and sysctls: as create-route.sh.
 

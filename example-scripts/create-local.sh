@@ -74,7 +74,7 @@ if [ "$1" = CREATE ]; then
 			icmp type echo-request accept
 			icmpv6 type echo-request accept
 			meta l4proto tcp counter reject with tcp reset
-			counter reject with icmpx port-unreachable
+			counter reject
 		}
 	EOF
 	ip address replace "$address4/32" dev "$GWI"

@@ -17,7 +17,7 @@
 #
 # `nft flush ruleset` stops the traffic until this script is called again (common.sh says how).
 #
-# Changes on the host: four rules in `ip rule`, a routing table and an nftables table, per endpoint, and rp_filter on
+# Changes on the host: five rules in `ip rule`, a routing table and an nftables table, per endpoint, and rp_filter on
 # gwi, all of which DESTROY removes or the interface takes with it. For the whole host, until the last endpoint's
 # DESTROY: net.ipv4.conf.*.forwarding of the interfaces that routes lead out of, net.ipv6.conf.all.forwarding, with
 # which an interface's accept_ra of 1 becomes 2, net.ipv4.fwmark_reflect and net.ipv6.fwmark_reflect.

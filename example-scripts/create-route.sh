@@ -8,12 +8,12 @@
 # Use it where Linux itself is to work on the traffic: iptables and nftables rules, shaping on gwo, Suricata in IPS
 # mode. IPv4 and IPv6. Each hop through here takes one off the TTL; an ICMP error that Linux answers with (time
 # exceeded, packet too big, or a rule's reject) goes back to GWLB too, so traceroute and path-MTU discovery work
-# through the host. Packets to the host's own addresses are dropped and
-# counted, ping too: its ports are not for those whose traffic it carries. `nft list table inet gwlbtun-X` shows how many.
+# through the host. Packets to the host's own addresses are dropped, ping too: its ports are not for those whose traffic
+# it carries. `nft list table inet gwlbtun-X` shows how many.
 #
 # `nft flush ruleset` stops the traffic until this script is called again (common.sh says how).
 #
-# Changes on the host: a routing table with three rules in `ip rule` and an nftables table, per endpoint, and forwarding
+# Changes on the host: a routing table with four rules in `ip rule` and an nftables table, per endpoint, and forwarding
 # and rp_filter on gwi, all of which DESTROY removes or the interface takes with it. For the whole host, until the last
 # endpoint's DESTROY: net.ipv4.fwmark_reflect and net.ipv6.fwmark_reflect, net.ipv6.conf.all.forwarding; with the last,
 # an interface's accept_ra of 1 becomes 2.

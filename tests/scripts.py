@@ -157,12 +157,13 @@ def two_endpoints(instance: Instance, script: str) -> List[Stub]:
 def state(namespace: netns.Namespace) -> dict:
     """All that a hook might have changed, by the command that shows it."""
     shown = {}
-    for command in ("ip -d rule", "ip -6 -d rule", "ip route show table all", "ip -6 route show table all",
-                    "ip address", "nft list ruleset", "iptables-save", "ip6tables-save", "tc qdisc",
-                    "sysctl -a -r ^net[.]"):
+    commands = ("ip -d rule", "ip -6 -d rule", "ip route show table all", "ip -6 route show table all", "ip address",
+                "nft list ruleset", "iptables-save", "ip6tables-save", "tc qdisc", "sysctl -a -r ^net[.]")
+    outputs = namespace.run("sh", "-ec", "; echo '===='; ".join(commands)).stdout.split("====\n")
+    for command, output in zip(commands, outputs):
         # Without what counts by itself, and what the interface takes with it.
         shown[command] = "\n".join(
-            line for line in namespace.run(*command.split()).stdout.splitlines()
+            line for line in output.splitlines()
             if not re.search(r"^#|conntrack_count|gwi-\w+\.(rp_filter|forwarding) = ", line))
     shown["/run"] = sorted(str(path) for path in Path("/run").glob("*/*gwlbtun*"))
     return shown

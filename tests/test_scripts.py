@@ -78,6 +78,18 @@ def test_what_the_owner_has_numbered_is_neither_used_nor_touched(instance, scrip
     assert state(instance.namespace) == before
 
 
+def test_endpoints_one_after_another_get_numbers_of_their_own(instance):
+    before = state(instance.namespace)
+    stubs = [instance.endpoint(eni) for eni in range(1, 13)]
+    for number, stub in enumerate(stubs):
+        stub.hook("create-firewall.sh", "CREATE")
+        assert instance.numbers()[stub.gwi] == 6081 + number
+    for stub in stubs:
+        stub.hook("create-firewall.sh", "DESTROY")
+        stub.close()
+    assert state(instance.namespace) == before
+
+
 @pytest.mark.parametrize("script", NUMBERED)
 def test_endpoints_at_the_same_time_get_numbers_of_their_own(instance, script):
     stubs = [instance.endpoint(eni) for eni in range(1, 13)]
