@@ -253,16 +253,20 @@ class Endpoint:
             self._gone(self)
 
     def _take_down(self, turn: Turn) -> None:
-        """The destroy hook, its threads and its interfaces. What waits in its rings stays there unless it goes for good."""
-        if self._hooked:
-            self._run_destroy_hook(turn)
-        if self._created:
-            self._log.important(CORE, f"Destroying interface {self.names}.")
+        """Its threads, then the destroy hook, while the interfaces still stand, and then those.
+
+        Its threads first: what is in its rings must not meet a Linux from which the hook has taken the rules. It stays in the
+        rings when an interface has been deleted.
+        """
         for tunnel in self.tunnels:
             tunnel.stop_starting(self._open and not self._deleted)
         self.native.stop()
         for tunnel in self.tunnels:
             tunnel.join()
+        if self._hooked:
+            self._run_destroy_hook(turn)
+        if self._created:
+            self._log.important(CORE, f"Destroying interface {self.names}.")
         self._close()
         self.native.close()
         self._created = self._hooked = self._open = self._deleted = self._undo = False

@@ -35,10 +35,10 @@ def test_a_hook_that_hangs_holds_up_no_one_else(lab, tmp_path):
 
 
 def test_a_stop_ends_a_create_hook_that_hangs(lab, tmp_path):
-    daemon = lab.start(hook="#!/bin/sh\n[ $1 = CREATE ] || exit 0\nsleep 1000\n")
+    daemon = lab.start(hook=f"#!/bin/sh\n[ $1 = CREATE ] || exit 0\ntouch {tmp_path}/begun\nsleep 1000\n")
     endpoint = lab.endpoint()
     endpoint.send(udp())
-    assert lab.wait(lambda: daemon.eni(endpoint) is not None)
+    assert lab.wait((tmp_path / "begun").exists)
     assert daemon.stop() == 0
     assert "still runs and is terminated: gwlbtun stops" in daemon.log()
     assert "created." not in daemon.log()  # and nothing has passed
