@@ -66,9 +66,11 @@ class Endpoint:
         self._log = log
         self._gone = gone
         self._lock = threading.Lock()
+        self._serving = threading.Lock()  # held while its T threads are made, and while it is seen to that no more are
         self._busy = False     # a job is queued or under way
         self._deleted = False  # an interface has been, by somebody else
         self._undo = False     # what there is of it is to be taken down, and made again
+        self._ended = False    # there is nothing left of it
         self._retry_ns = 0     # when to try again what has failed
         self._created = False  # its interfaces stand
         self._hooked = False   # the create hook may have run
@@ -156,17 +158,15 @@ class Endpoint:
     # ---- Its life ----------------------------------------------------------------------------------------------------
 
     def _next_step(self) -> Optional[Callable[[Turn], None]]:
-        if self.state is State.DESTROYING:
+        if self._ended:
             return None
         if self.leaving.is_set():
             return self._go
-        if self._stopping.is_set():
+        if self._stopping.is_set() or time.monotonic_ns() < self._retry_ns:
             return None
         if self._undo:
-            return self._take_down
-        if self.state is State.UP:
-            return None
-        return self._come_up if time.monotonic_ns() >= self._retry_ns else None
+            return self._start_over
+        return self._come_up if self.state is not State.UP else None
 
     def _do(self, turn: Turn) -> None:
         step = self._next_step()
@@ -175,6 +175,8 @@ class Endpoint:
                 step(turn)
         except Exception as error:  # whatever it was, it is told, and tried again
             self._fail(f"{type(error).__name__}: {error}")
+            if self.leaving.is_set():
+                time.sleep(RETRY_S)
         with self._lock:
             self._busy = False
         self.advance()
@@ -193,10 +195,11 @@ class Endpoint:
         for tunnel in self.tunnels:
             tunnel.settle()
         self._filter.tell_if_overruled()
-        self.native.open()
-        self._open = True
-        for tunnel in self.tunnels:
-            tunnel.serve()
+        with self._serving:
+            self.native.open()
+            self._open = True
+            for tunnel in self.tunnels:
+                tunnel.serve()
         self._lively = False
         if self.native.ring_bytes() >= LIVELY_BYTES:
             self._widen()
@@ -243,14 +246,17 @@ class Endpoint:
         self._log.important(CORE, f"{what[0].upper()}{what[1:]}: gwlbtun makes it again.")
         self.advance()
 
+    def _start_over(self, turn: Turn) -> None:
+        self.state = State.CREATING
+        self._take_down(turn)
+
     def _go(self, turn: Turn) -> None:
         self.state = State.DESTROYING
-        try:
-            self._take_down(turn)
-        finally:
-            turn.end()
-            self.native.forget()  # before the table's lock is taken
-            self._gone(self)
+        self._take_down(turn)
+        self._ended = True
+        turn.end()
+        self.native.forget()  # before the table's lock is taken
+        self._gone(self)
 
     def _take_down(self, turn: Turn) -> None:
         """Its threads, then the destroy hook, while the interfaces still stand, and then those.
@@ -258,8 +264,10 @@ class Endpoint:
         Its threads first: what is in its rings must not meet a Linux from which the hook has taken the rules. It stays in the
         rings when an interface has been deleted.
         """
-        for tunnel in self.tunnels:
-            tunnel.stop_starting(self._open and not self._deleted)
+        with self._serving:
+            for tunnel in self.tunnels:
+                tunnel.stop_starting(self._open and not self._deleted)
+            self._open = False
         self.native.stop()
         for tunnel in self.tunnels:
             tunnel.join()
@@ -269,22 +277,19 @@ class Endpoint:
             self._log.important(CORE, f"Destroying interface {self.names}.")
         self._close()
         self.native.close()
-        self._created = self._hooked = self._open = self._deleted = self._undo = False
+        self._created = self._hooked = self._deleted = self._undo = False
 
     def _run_destroy_hook(self, turn: Turn) -> None:
         """However far the create hook came: what it has set up must not stay."""
-        if not self._settings.destroy_hook:
-            return
-        try:
-            # It has all the time it takes: what it leaves behind would stay.
-            succeeded = self._hook(self._settings.destroy_hook, "DESTROY").run(turn)
-        except (OSError, RuntimeError) as error:
-            self._log.important(CORE, f"The destroy hook of {self.inward.name} cannot be started: {error}. "
-                                      f"gwlbtun tries again every {RETRY_S:.0f} s.")
-            time.sleep(RETRY_S)
-            self._run_destroy_hook(turn)
-            return
-        self.hook_failures += not succeeded
+        while self._settings.destroy_hook:
+            try:
+                # It has all the time it takes: what it leaves behind would stay.
+                self.hook_failures += not self._hook(self._settings.destroy_hook, "DESTROY").run(turn)
+                return
+            except (OSError, RuntimeError) as error:
+                self._log.important(CORE, f"The destroy hook of {self.inward.name} cannot be started: {error}. "
+                                          f"gwlbtun tries again every {RETRY_S:.0f} s.")
+                time.sleep(RETRY_S)
 
     def _close(self) -> None:
         for tunnel in self.tunnels:
@@ -297,12 +302,15 @@ class Endpoint:
         self.failure, self.state = why, State.FAILED
 
     def _widen(self) -> None:
-        self._lively = True
-        try:
-            for tunnel in self.tunnels:
-                tunnel.widen()
-        except RuntimeError:  # the starter goes on with those that are needed
-            self._lively = False
+        with self._serving:
+            if not self._open:
+                return
+            try:
+                for tunnel in self.tunnels:
+                    tunnel.widen()
+                self._lively = True
+            except RuntimeError:  # the starter goes on with those that are needed
+                pass
 
     def _check_silence(self, counters: Counter[str]) -> None:
         if counters["packets_sent"]:
