@@ -11,19 +11,18 @@ import time
 from typing import Callable, Counter, Optional
 
 from . import fastpath
-from .hooks import Hook
+from .commands import Commands
 from .jobs import Jobs
 from .logs import CORE, Log
 from .rpfilter import ReversePathFilter
 from .settings import Settings
+from .silence import Silence
 from .sources import Sources
 from .starter import Starter
 from .tunnel import Tunnel
 from .turns import Turn
 
 RETRY_S = 10.0
-SILENCE_S = 10.0        # without one packet back, after which a hint is due
-SILENCE_PACKETS = 10
 LIVELY_PACKETS = 64     # after which it gets all its threads, and long queues
 LIVELY_BYTES = 4 << 10  # or which have come before it is up
 FEW_PACKETS = 16        # of an endpoint that may be forged
@@ -50,7 +49,6 @@ class Endpoint:
         self.native = native
         self.state = State.SUCCEEDING if predecessor else State.WAITING
         self.failure: Optional[str] = None  # why it is not up, or was not at the last try
-        self.hook_failures = 0
         self.made_ns = time.monotonic_ns()
         self.inward = Tunnel(fastpath.GWI, eni, native, settings.tunnel_places, sources, starter,
                              self._interface_deleted, log)
@@ -73,15 +71,15 @@ class Endpoint:
         self._ended = False    # there is nothing left of it
         self._retry_ns = 0     # when to try again what has failed
         self._created = False  # its interfaces stand
-        self._hooked = False   # the create hook may have run
         self._open = False     # its packets pass
         self._lively = False
         self._seen_ns = 0      # its newest packet at the last tick
         self._up_ns = 0
         self._final_counters: Optional[Counter[str]] = None
-        self._silence_told = False
         self._carried = False
+        self._commands = Commands(settings, self.inward.name, self.outward.name, eni, log)
         self._filter = ReversePathFilter(self.inward.name, log)
+        self._silence = Silence(self.inward.name, log)
 
     @property
     def names(self) -> str:
@@ -110,19 +108,22 @@ class Endpoint:
         """Once a second."""
         self.native.age()
         last_ns = self.native.last_ns()
-        if self.state is State.UP and (last_ns != self._seen_ns or not self._silence_told):
+        if self.state is State.UP and (last_ns != self._seen_ns or not self._silence.over):
             self._seen_ns = last_ns
             self._watch(now_ns)
         self.advance()
 
     def _watch(self, now_ns: int) -> None:
-        if self._lively and self._silence_told:
+        if self._lively and self._silence.over:
             return
         counters = self.counters()
         if not self._lively and counters["packets_out"] + counters["packets_sent"] >= LIVELY_PACKETS:
             self._widen()
-        if now_ns - self._up_ns >= SILENCE_S * 1e9:
-            self._check_silence(counters)
+        self._silence.look(counters, now_ns - self._up_ns)
+
+    @property
+    def hook_failures(self) -> int:
+        return self._commands.failures
 
     def check_filter(self) -> None:
         self._filter.check()
@@ -187,7 +188,7 @@ class Endpoint:
             if not self._created:
                 self.state = State.CREATING
                 self._create()
-            if self._settings.create_hook and not self._hooked and not self._run_create_hook(turn):
+            if self._commands.due and not self._run_create_hook(turn):
                 return
         except (OSError, RuntimeError) as error:
             self._fail(getattr(error, "strerror", None) or str(error))
@@ -223,19 +224,12 @@ class Endpoint:
         """False when nothing may pass: the rules that the hook was to set may be missing. Raises when it cannot be run."""
         if self._stopping.is_set() or self.leaving.is_set():
             return False
-        hook = self._hook(self._settings.create_hook, "CREATE")
-        succeeded = hook.run(turn, self.leaving)
-        self._hooked = True
-        if not succeeded:
-            self.hook_failures += 1
-            if self._settings.require_hook and not hook.terminated:
-                self._fail(f"its create hook {hook.failure}, and --require-hook is set")
-                self._undo = True
-                return False
+        hook = self._commands.create(turn, self.leaving)
+        if hook.failure and self._settings.require_hook and not hook.terminated:
+            self._fail(f"its create hook {hook.failure}, and --require-hook is set")
+            self._undo = True
+            return False
         return not hook.terminated
-
-    def _hook(self, command: str, action: str) -> Hook:
-        return Hook(self._log, command, action, self.inward.name, self.outward.name, self.eni)
 
     def _interface_deleted(self, what: str) -> None:
         with self._lock:
@@ -271,25 +265,12 @@ class Endpoint:
         self.native.stop()
         for tunnel in self.tunnels:
             tunnel.join()
-        if self._hooked:
-            self._run_destroy_hook(turn)
+        self._commands.destroy(turn)
         if self._created:
             self._log.important(CORE, f"Destroying interface {self.names}.")
         self._close()
         self.native.close()
-        self._created = self._hooked = self._deleted = self._undo = False
-
-    def _run_destroy_hook(self, turn: Turn) -> None:
-        """However far the create hook came: what it has set up must not stay."""
-        while self._settings.destroy_hook:
-            try:
-                # It has all the time it takes: what it leaves behind would stay.
-                self.hook_failures += not self._hook(self._settings.destroy_hook, "DESTROY").run(turn)
-                return
-            except (OSError, RuntimeError) as error:
-                self._log.important(CORE, f"The destroy hook of {self.inward.name} cannot be started: {error}. "
-                                          f"gwlbtun tries again every {RETRY_S:.0f} s.")
-                time.sleep(RETRY_S)
+        self._created = self._deleted = self._undo = False
 
     def _close(self) -> None:
         for tunnel in self.tunnels:
@@ -311,15 +292,3 @@ class Endpoint:
                 self._lively = True
             except RuntimeError:  # the starter goes on with those that are needed
                 pass
-
-    def _check_silence(self, counters: Counter[str]) -> None:
-        if counters["packets_sent"]:
-            self._silence_told = True  # it has spoken: there is nothing to tell any more
-        elif counters["packets_out"] >= SILENCE_PACKETS:
-            self._silence_told = True
-            self._log.important(
-                CORE, f"{counters['packets_out']} packets went in to Linux on {self.inward.name}, and none has come "
-                      "back. If that is not meant: is there a create hook (-c) that routes or redirects them; is "
-                      "net.ipv4.ip_forward 1 (net.ipv6.conf.all.forwarding); is the policy of iptables' FORWARD chain DROP "
-                      "(Docker sets it); is net.ipv4.conf.all.rp_filter 0; is the EC2 source/destination check of this "
-                      "instance off, when they leave by another interface?")

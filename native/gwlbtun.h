@@ -289,8 +289,6 @@ struct gw_trace_record {
 	uint8_t data[GW_TRACE_DATA];
 };
 
-GW_EXPORT unsigned gw_trace_record_size(void);
-
 /* Sets how much is traced from now on, for the whole process. */
 GW_EXPORT int gw_trace_set(struct gw_handler *handler, unsigned level);
 

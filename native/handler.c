@@ -204,11 +204,6 @@ const uint64_t *gw_receiver_counters(const struct gw_handler *handler, unsigned 
 	return (const uint64_t *)gw_receiver_count(handler->receiver[receiver])->value;
 }
 
-unsigned gw_trace_record_size(void)
-{
-	return sizeof(struct gw_trace_record);
-}
-
 int gw_trace_set(struct gw_handler *handler, unsigned level)
 {
 	return gw_trace_enable(&handler->trace, level);

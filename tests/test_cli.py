@@ -13,7 +13,8 @@ import pytest
 
 import netns
 from gwlbtun import cli
-from gwlbtun.settings import Address, Settings
+from gwlbtun.checks import Address
+from gwlbtun.settings import Settings
 
 PROGRAM = Path(__file__).resolve().parent.parent / "gwlbtun.py"
 

@@ -8,7 +8,7 @@ import pytest
 
 import netns
 from gwlbtun import fastpath, tun
-from gwlbtun.settings import OFFLOADS
+from gwlbtun.checks import OFFLOADS
 
 
 @pytest.fixture
