@@ -8,6 +8,7 @@
 #include "handler.h"
 #include "relief.h"
 #include "transmit.h"
+#include "ways.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -81,8 +82,7 @@ struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, u
 	handler->offloads = offloads;
 	handler->raw_fd = raw_fd;
 	if (raw_fd >= 0)
-		gw_set_send_buffer(raw_fd);
-	atomic_init(&handler->receive_fd, -1);
+		gw_ways_prepare_raw(raw_fd);
 	atomic_init(&handler->sockets_left, socket_budget());
 	handler->flows = gw_flows_new(max_flows, max_endpoints);
 	handler->receiver = calloc(receivers, sizeof(struct gw_receiver *));

@@ -85,6 +85,9 @@ struct gw_endpoint {
 #define GW_ENDPOINT_BUCKETS_SHIFT 10
 #define GW_ENDPOINT_BUCKETS (1u << GW_ENDPOINT_BUCKETS_SHIFT)
 
+/* The kernel's table of UDP sockets has at least so many slots, and a power of two. */
+#define GW_PORT_SLOTS 256u
+
 struct gw_handler {
 	unsigned receivers;
 	unsigned tunnel_threads;
@@ -98,8 +101,8 @@ struct gw_handler {
 	uint64_t *slots_used; /* a bit per slot */
 	struct gw_trace trace;
 	_Atomic bool stop;
-	_Atomic int receive_fd;      /* any receiver's socket, to send from port 6081 itself; -1 */
-	_Atomic int64_t sockets_left; /* how many transmit.c may open yet, over all threads */
+	_Atomic int64_t sockets_left; /* how many ways.c may open yet, over all threads */
+	_Atomic int connected[GW_PORT_SLOTS]; /* sockets of ways.c by port, modulo GW_PORT_SLOTS */
 	_Atomic unsigned endpoints;
 	_Atomic(struct gw_endpoint *) bucket[GW_ENDPOINT_BUCKETS];
 };

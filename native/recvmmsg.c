@@ -30,7 +30,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #include "handler.h"
@@ -666,19 +665,6 @@ static bool drained_long_enough(struct gw_receiver *receiver)
 	return now - receiver->stop_ns > DRAIN_NS;
 }
 
-static void set_up(struct gw_receiver *receiver, int fd)
-{
-	const int ttl = 64, probe = IP_PMTUDISC_PROBE;
-	const struct timeval timeout = { .tv_usec = 10000 };
-
-	receiver->fd = fd;
-	/* For what transmit.c sends by it: as on its own sockets. */
-	(void)setsockopt(fd, IPPROTO_IP, IP_TTL, &ttl, sizeof(ttl));
-	(void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &probe, sizeof(probe));
-	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-	atomic_store_explicit(&receiver->handler->receive_fd, fd, memory_order_relaxed);
-}
-
 /* Takes the next batch, if there is one: 0, GW_STOPPED or -errno. */
 static int next_batch(struct gw_receiver *receiver)
 {
@@ -730,8 +716,7 @@ int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd, uint64_t
 	int status;
 
 	gw_count(&receiver->counters, GW_entries, 1);
-	if (receiver->fd != fd)
-		set_up(receiver, fd);
+	receiver->fd = fd;
 	status = run(receiver, eni);
 	gw_relief_leave(&receiver->relief);
 	return status;

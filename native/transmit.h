@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * transmit.h - datagrams back to the load balancer, and the sockets that they leave by.
+ * transmit.h - datagrams back to the load balancer.
  */
 #ifndef GW_TRANSMIT_H
 #define GW_TRANSMIT_H
@@ -12,9 +12,6 @@ struct gw_transmit;
 /* One T thread's, which counts into counters.  NULL with errno. */
 struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counters *counters);
 void gw_transmit_free(struct gw_transmit *transmit);
-
-/* Lets a socket hold some megabytes of what the device has no room for yet, or as much as the kernel grants. */
-void gw_set_send_buffer(int fd);
 
 /* The most that gw_transmit_room(), and header bytes that gw_transmit_add() takes. */
 #define GW_TRANSMIT_COPY_MAX 2048u
