@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * floor.c - how cheap bulk traffic can be with the kernel's interfaces: what gwlbtun is held against from below.
+ * floor.c - a handler that shows how cheap bulk traffic can be with the kernel's interfaces.
  *
  * Theory of operation
  *
@@ -176,7 +176,7 @@ static unsigned take_datagram(unsigned i, unsigned segments)
 			make_devices(eni, hook, IFF_VNET_HDR, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6, &gwi, &gwo);
 		gw_segment_inspect(&segment[segments], geneve + geneve_len, (uint32_t)(len - geneve_len));
 		segments++;
-		/* All packets of a datagram are of one flow: so the generator makes them. */
+		/* The generator makes all packets of a datagram of one flow. */
 		if (!first)
 			learn(geneve + geneve_len, geneve, geneve_len, &from[i], own_address);
 		first = geneve;
@@ -224,7 +224,7 @@ static void from_balancer(void)
 
 /* ---- From Linux ---------------------------------------------------------------------------------------------------*/
 
-/* Sends the segments from `first` on that fit one message.  Returns which one comes next. */
+/* Sends as many segments, from `first` on, as fit one message.  Returns which one comes next. */
 static unsigned send_some(const struct flow *flow, const struct gw_split *split, unsigned first)
 {
 	static uint8_t headers[SEGMENTS][MAX_HEADER + GW_SPLIT_HEADER_MAX];

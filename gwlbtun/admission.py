@@ -8,6 +8,7 @@ bounded rate, so that the making of endpoints takes no more of the host than it 
 When there are as many endpoints as there may be, or memory or threads run short, the endpoint that is most likely forged
 makes room for an ID that has shown more than one packet.
 """
+import heapq
 import time
 from typing import Dict, List, Optional
 
@@ -22,6 +23,7 @@ EVICTIONS = 10.0     # endpoints a second that make room for others
 LISTEN_MS = 200
 PACE_S = 0.01        # between two looks while announcements come
 CANDIDATES = 4096    # IDs that are remembered at a time
+AT_A_TIME = 16       # of them are looked at, those with most packets
 FORGET_S = 5.0       # after which an ID counts anew: its packets have not waited longer (WAIT_NS)
 GENUINE_PACKETS = 3  # of an ID for which another endpoint makes room
 TELL_S = 10.0        # between two lines about IDs that get no endpoint
@@ -82,15 +84,18 @@ class Admission:
         for eni in heard:
             candidate = self._candidates.get(eni)
             if candidate is None:
-                if len(self._candidates) >= CANDIDATES:
-                    continue
+                if len(self._candidates) >= CANDIDATES:  # the oldest goes; if it is genuine, its next packet brings it back
+                    del self._candidates[next(iter(self._candidates))]
                 candidate = self._candidates[eni] = Candidate(now)
             candidate.packets += 1
-        for eni in [eni for eni, candidate in self._candidates.items() if now - candidate.since > FORGET_S]:
+        while self._candidates:
+            eni, candidate = next(iter(self._candidates.items()))
+            if now - candidate.since <= FORGET_S:
+                break
             del self._candidates[eni]
 
     def _admit(self, now: float) -> None:
-        for eni in sorted(self._candidates, key=lambda eni: -self._candidates[eni].packets):
+        for eni in heapq.nlargest(AT_A_TIME, self._candidates, key=lambda eni: self._candidates[eni].packets):
             lack = self._lack()
             self._handler.set_full(lack is not None)
             if lack and not self._make_room(self._candidates[eni]):

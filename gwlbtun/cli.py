@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from typing import Callable, List, NoReturn
+from typing import Any, Callable, List, NoReturn, Optional
 
 from . import StartError, __version__
 from .logs import parse_levels
@@ -22,15 +22,16 @@ class _Parser(argparse.ArgumentParser):
 class _Gather(argparse.Action):
     """An option that may be given several times."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: Optional[str] = None) -> None:
         setattr(namespace, self.dest, getattr(namespace, self.dest, ()) + values)
 
 
-def _converter(field: dataclasses.Field) -> Callable:
+def _converter(field: "dataclasses.Field[Any]") -> Callable[[str], Any]:
     option = field.metadata
     check = option["check"] or str
 
-    def convert(text: str):
+    def convert(text: str) -> Any:
         if text.strip() in option["unset"]:
             print(f"gwlbtun: {'/'.join(option['flags'])} is {text.strip() or 'empty'}: {option['without']}", file=sys.stderr)
             return field.default

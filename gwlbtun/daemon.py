@@ -16,11 +16,12 @@ from .endpoints import Endpoints
 from .logs import CORE, Log
 from .receiver import Receiver, buffer_size, open_sockets, raw_socket
 from .reports import Reports
+from .request import Answer
 from .settings import Settings
 from .sources import Sources
 from .trace import Trace, level_wanted
 from .watch import DropWatch
-from .web import Answer, Server
+from .web import Server
 from .worker import Worker
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -119,8 +120,9 @@ class Daemon:
     def _loop(self) -> None:
         """Waits for signals, and does what is due every second, until all has been stopped."""
         poll = select.poll()  # unlike select, with any number of sockets
-        for source in filter(None, (self._wake_read, self._filter_watch, self._table_watch, self._sources.watcher)):
-            poll.register(source, select.POLLIN)
+        for source in (self._wake_read, self._filter_watch, self._table_watch, self._sources.watcher):
+            if source:
+                poll.register(source, select.POLLIN)
         tick_due = time.monotonic()
         while not self._stopped.is_set():
             ready = {fd for fd, _ in poll.poll(max(tick_due - time.monotonic(), 0) * 1000)}

@@ -11,19 +11,18 @@ import time
 from typing import Callable, Counter, Optional
 
 from . import fastpath
-from .hooks import Hook
+from .commands import Commands
 from .jobs import Jobs
 from .logs import CORE, Log
 from .rpfilter import ReversePathFilter
 from .settings import Settings
+from .silence import Silence
 from .sources import Sources
 from .starter import Starter
 from .tunnel import Tunnel
 from .turns import Turn
 
 RETRY_S = 10.0
-SILENCE_S = 10.0        # without one packet back, after which a hint is due
-SILENCE_PACKETS = 10
 LIVELY_PACKETS = 64     # after which it gets all its threads, and long queues
 LIVELY_BYTES = 4 << 10  # or which have come before it is up
 FEW_PACKETS = 16        # of an endpoint that may be forged
@@ -50,7 +49,6 @@ class Endpoint:
         self.native = native
         self.state = State.SUCCEEDING if predecessor else State.WAITING
         self.failure: Optional[str] = None  # why it is not up, or was not at the last try
-        self.hook_failures = 0
         self.made_ns = time.monotonic_ns()
         self.inward = Tunnel(fastpath.GWI, eni, native, settings.tunnel_places, sources, starter,
                              self._interface_deleted, log)
@@ -66,20 +64,22 @@ class Endpoint:
         self._log = log
         self._gone = gone
         self._lock = threading.Lock()
+        self._serving = threading.Lock()  # held while its T threads are made, and while it is seen to that no more are
         self._busy = False     # a job is queued or under way
         self._deleted = False  # an interface has been, by somebody else
         self._undo = False     # what there is of it is to be taken down, and made again
+        self._ended = False    # there is nothing left of it
         self._retry_ns = 0     # when to try again what has failed
         self._created = False  # its interfaces stand
-        self._hooked = False   # the create hook may have run
         self._open = False     # its packets pass
         self._lively = False
         self._seen_ns = 0      # its newest packet at the last tick
         self._up_ns = 0
         self._final_counters: Optional[Counter[str]] = None
-        self._silence_told = False
         self._carried = False
+        self._commands = Commands(settings, self.inward.name, self.outward.name, eni, log)
         self._filter = ReversePathFilter(self.inward.name, log)
+        self._silence = Silence(self.inward.name, log)
 
     @property
     def names(self) -> str:
@@ -108,19 +108,22 @@ class Endpoint:
         """Once a second."""
         self.native.age()
         last_ns = self.native.last_ns()
-        if self.state is State.UP and (last_ns != self._seen_ns or not self._silence_told):
+        if self.state is State.UP and (last_ns != self._seen_ns or not self._silence.over):
             self._seen_ns = last_ns
             self._watch(now_ns)
         self.advance()
 
     def _watch(self, now_ns: int) -> None:
-        if self._lively and self._silence_told:
+        if self._lively and self._silence.over:
             return
         counters = self.counters()
         if not self._lively and counters["packets_out"] + counters["packets_sent"] >= LIVELY_PACKETS:
             self._widen()
-        if now_ns - self._up_ns >= SILENCE_S * 1e9:
-            self._check_silence(counters)
+        self._silence.look(counters, now_ns - self._up_ns)
+
+    @property
+    def hook_failures(self) -> int:
+        return self._commands.failures
 
     def check_filter(self) -> None:
         self._filter.check()
@@ -156,17 +159,15 @@ class Endpoint:
     # ---- Its life ----------------------------------------------------------------------------------------------------
 
     def _next_step(self) -> Optional[Callable[[Turn], None]]:
-        if self.state is State.DESTROYING:
+        if self._ended:
             return None
         if self.leaving.is_set():
             return self._go
-        if self._stopping.is_set():
+        if self._stopping.is_set() or time.monotonic_ns() < self._retry_ns:
             return None
         if self._undo:
-            return self._take_down
-        if self.state is State.UP:
-            return None
-        return self._come_up if time.monotonic_ns() >= self._retry_ns else None
+            return self._start_over
+        return self._come_up if self.state is not State.UP else None
 
     def _do(self, turn: Turn) -> None:
         step = self._next_step()
@@ -175,6 +176,8 @@ class Endpoint:
                 step(turn)
         except Exception as error:  # whatever it was, it is told, and tried again
             self._fail(f"{type(error).__name__}: {error}")
+            if self.leaving.is_set():
+                time.sleep(RETRY_S)
         with self._lock:
             self._busy = False
         self.advance()
@@ -185,7 +188,7 @@ class Endpoint:
             if not self._created:
                 self.state = State.CREATING
                 self._create()
-            if self._settings.create_hook and not self._hooked and not self._run_create_hook(turn):
+            if self._commands.due and not self._run_create_hook(turn):
                 return
         except (OSError, RuntimeError) as error:
             self._fail(getattr(error, "strerror", None) or str(error))
@@ -193,10 +196,11 @@ class Endpoint:
         for tunnel in self.tunnels:
             tunnel.settle()
         self._filter.tell_if_overruled()
-        self.native.open()
-        self._open = True
-        for tunnel in self.tunnels:
-            tunnel.serve()
+        with self._serving:
+            self.native.open()
+            self._open = True
+            for tunnel in self.tunnels:
+                tunnel.serve()
         self._lively = False
         if self.native.ring_bytes() >= LIVELY_BYTES:
             self._widen()
@@ -220,19 +224,12 @@ class Endpoint:
         """False when nothing may pass: the rules that the hook was to set may be missing. Raises when it cannot be run."""
         if self._stopping.is_set() or self.leaving.is_set():
             return False
-        hook = self._hook(self._settings.create_hook, "CREATE")
-        succeeded = hook.run(turn, self.leaving)
-        self._hooked = True
-        if not succeeded:
-            self.hook_failures += 1
-            if self._settings.require_hook and not hook.terminated:
-                self._fail(f"its create hook {hook.failure}, and --require-hook is set")
-                self._undo = True
-                return False
+        hook = self._commands.create(turn, self.leaving)
+        if hook.failure and self._settings.require_hook and not hook.terminated:
+            self._fail(f"its create hook {hook.failure}, and --require-hook is set")
+            self._undo = True
+            return False
         return not hook.terminated
-
-    def _hook(self, command: str, action: str) -> Hook:
-        return Hook(self._log, command, action, self.inward.name, self.outward.name, self.eni)
 
     def _interface_deleted(self, what: str) -> None:
         with self._lock:
@@ -243,14 +240,17 @@ class Endpoint:
         self._log.important(CORE, f"{what[0].upper()}{what[1:]}: gwlbtun makes it again.")
         self.advance()
 
+    def _start_over(self, turn: Turn) -> None:
+        self.state = State.CREATING
+        self._take_down(turn)
+
     def _go(self, turn: Turn) -> None:
         self.state = State.DESTROYING
-        try:
-            self._take_down(turn)
-        finally:
-            turn.end()
-            self.native.forget()  # before the table's lock is taken
-            self._gone(self)
+        self._take_down(turn)
+        self._ended = True
+        turn.end()
+        self.native.forget()  # before the table's lock is taken
+        self._gone(self)
 
     def _take_down(self, turn: Turn) -> None:
         """Its threads, then the destroy hook, while the interfaces still stand, and then those.
@@ -258,33 +258,19 @@ class Endpoint:
         Its threads first: what is in its rings must not meet a Linux from which the hook has taken the rules. It stays in the
         rings when an interface has been deleted.
         """
-        for tunnel in self.tunnels:
-            tunnel.stop_starting(self._open and not self._deleted)
+        with self._serving:
+            for tunnel in self.tunnels:
+                tunnel.stop_starting(self._open and not self._deleted)
+            self._open = False
         self.native.stop()
         for tunnel in self.tunnels:
             tunnel.join()
-        if self._hooked:
-            self._run_destroy_hook(turn)
+        self._commands.destroy(turn)
         if self._created:
             self._log.important(CORE, f"Destroying interface {self.names}.")
         self._close()
         self.native.close()
-        self._created = self._hooked = self._open = self._deleted = self._undo = False
-
-    def _run_destroy_hook(self, turn: Turn) -> None:
-        """However far the create hook came: what it has set up must not stay."""
-        if not self._settings.destroy_hook:
-            return
-        try:
-            # It has all the time it takes: what it leaves behind would stay.
-            succeeded = self._hook(self._settings.destroy_hook, "DESTROY").run(turn)
-        except (OSError, RuntimeError) as error:
-            self._log.important(CORE, f"The destroy hook of {self.inward.name} cannot be started: {error}. "
-                                      f"gwlbtun tries again every {RETRY_S:.0f} s.")
-            time.sleep(RETRY_S)
-            self._run_destroy_hook(turn)
-            return
-        self.hook_failures += not succeeded
+        self._created = self._deleted = self._undo = False
 
     def _close(self) -> None:
         for tunnel in self.tunnels:
@@ -297,21 +283,12 @@ class Endpoint:
         self.failure, self.state = why, State.FAILED
 
     def _widen(self) -> None:
-        self._lively = True
-        try:
-            for tunnel in self.tunnels:
-                tunnel.widen()
-        except RuntimeError:  # the starter goes on with those that are needed
-            self._lively = False
-
-    def _check_silence(self, counters: Counter[str]) -> None:
-        if counters["packets_sent"]:
-            self._silence_told = True  # it has spoken: there is nothing to tell any more
-        elif counters["packets_out"] >= SILENCE_PACKETS:
-            self._silence_told = True
-            self._log.important(
-                CORE, f"{counters['packets_out']} packets went in to Linux on {self.inward.name}, and none has come "
-                      "back. If that is not meant: is there a create hook (-c) that routes or redirects them; is "
-                      "net.ipv4.ip_forward 1 (net.ipv6.conf.all.forwarding); is the policy of iptables' FORWARD chain DROP "
-                      "(Docker sets it); is net.ipv4.conf.all.rp_filter 0; is the EC2 source/destination check of this "
-                      "instance off, when they leave by another interface?")
+        with self._serving:
+            if not self._open:
+                return
+            try:
+                for tunnel in self.tunnels:
+                    tunnel.widen()
+                self._lively = True
+            except RuntimeError:  # the starter goes on with those that are needed
+                pass

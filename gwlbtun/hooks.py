@@ -14,7 +14,7 @@ import select
 import signal
 import threading
 import time
-from typing import ContextManager, Optional, Set, Tuple
+from typing import Callable, ContextManager, Iterator, Optional, Set, Tuple
 
 from .listener import Listener
 from .logs import CORE, Log
@@ -41,7 +41,7 @@ def kill_all() -> None:
             _signal_group(group, signal.SIGKILL)
 
 
-def no_child_starting() -> ContextManager:
+def no_child_starting() -> ContextManager[bool]:
     """While it is held no hook is being started. Between its birth and its program a child has all our descriptors, and
     so keeps alive what we close meanwhile."""
     return _starting_lock
@@ -154,7 +154,7 @@ class Hook:
 
 
 @contextlib.contextmanager
-def _end_of(pid: int):
+def _end_of(pid: int) -> Iterator[Callable[[], object]]:
     """A function that waits for the process to end, for POLL_S at most: true when it has."""
     try:
         pidfd = os.pidfd_open(pid)

@@ -11,7 +11,7 @@ from typing import Callable, List, NamedTuple, Optional
 
 from .health import Form, Health
 from .logs import CORE, Log
-from .web import Answer
+from .request import Answer
 from .worker import Worker, breathing
 
 AGE_S = 1.0            # how long a report is shared
@@ -49,18 +49,18 @@ class Reports:
         self._small, self._cost, self._due = True, 0.0, 0.0  # of the newest report
         self._making = threading.Lock()
         self._wanted = threading.Event()
-        self._worker = Worker(log, "gwlbtun Report", self._make_them)
 
     def start(self) -> None:
         """Raises RuntimeError when the system has no room for another thread."""
-        if self._form:
-            self._worker.start()
+        form = self._form
+        if form:
+            Worker(self._log, "gwlbtun Report", lambda: self._make_them(form)).start()
 
     def answer(self, late: bool) -> Optional[Answer]:
         """None: a newer one is being made. When it is late, what there is has to do. Called by one thread only."""
         if not self._form:
             return Answer(503 if self._reasons() else 200)
-        if not late and self._outdated() and not (self._small and self._make()):
+        if not late and self._outdated() and not (self._small and self._make(self._form)):
             self._wanted.set()
             return None
         report, reasons = self._report, self._reasons()
@@ -81,14 +81,14 @@ class Reports:
             self._verdict = _Verdict(reasons, stopping, begin + (time.thread_time() - work) / UNASKED_SHARE)
         return self._verdict.reasons
 
-    def _make_them(self) -> None:
+    def _make_them(self, form: Form) -> None:
         while True:
-            self._make()
+            self._make(form)
             self._wanted.clear()  # before waking: who is not content with this one asks again
             self._wake()
             self._wanted.wait(max(AGE_S, self._cost / UNASKED_SHARE))
 
-    def _make(self) -> bool:
+    def _make(self, form: Form) -> bool:
         """False: there is no new one yet, as the other thread is at it, or there was a failure."""
         if not self._making.acquire(blocking=False):
             return False
@@ -96,7 +96,7 @@ class Reports:
         try:
             shown, self._shown = self._shown, False
             snapshot = self._health.snapshot(shown)
-            tail = "".join(breathing(self._form.tail(snapshot))).encode()
+            tail = "".join(breathing(form.tail(snapshot))).encode()
             self._cost, self._small = time.thread_time() - work, len(tail) <= SMALL_BYTES
             self._due = self._due_of(begin)
             self._report = _Report(snapshot["reasons"], tail, self._due)

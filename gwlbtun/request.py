@@ -34,6 +34,7 @@ class Request(http.server.BaseHTTPRequestHandler):
     """One request, read from memory and answered into memory."""
 
     protocol_version = "HTTP/1.1"
+    wfile: io.BytesIO
 
     def __init__(self, data: bytes, client: str, log: Log):  # in place of the base's, which reads a socket at once
         self.client = client
@@ -80,5 +81,5 @@ class Request(http.server.BaseHTTPRequestHandler):
     def version_string(self) -> str:
         return "gwlbtun"
 
-    def log_message(self, format: str, *arguments) -> None:
+    def log_message(self, format: str, *arguments: object) -> None:
         self._log.debug(HEALTHCHECK, f"{self.client} {format % arguments}")

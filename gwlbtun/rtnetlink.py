@@ -18,7 +18,7 @@ _TCA_KIND, _TC_H_ROOT = 1, 0xFFFFFFFF
 
 def _ask(kind: int, flags: int, body: bytes) -> List[bytes]:
     """The bodies of the answers, before the acknowledgement. Raises OSError."""
-    answers = []
+    answers: List[bytes] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
         route.send(_HEADER.pack(_HEADER.size + len(body), kind, flags | _NLM_F_REQUEST | _NLM_F_ACK, 1, 0) + body)
         while True:

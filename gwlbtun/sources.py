@@ -208,6 +208,8 @@ class Sources:
 
     def hear(self) -> None:
         """When there is something to read from the watcher."""
+        if not self.watcher:
+            return
         changed = False
         try:
             for _ in range(_MESSAGES):

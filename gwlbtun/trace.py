@@ -135,7 +135,7 @@ class Trace:
     def _thread(self) -> str:
         number = self._record.thread_id
         if number not in self._threads:
-            self._threads = {thread.native_id: thread.name for thread in threading.enumerate()}
+            self._threads = {thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id}
             self._threads.setdefault(number, "gwlbtun")
         return self._threads[number]
 

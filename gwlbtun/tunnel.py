@@ -5,7 +5,7 @@ import errno
 import os
 import select
 import threading
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from . import fastpath
 from .logs import CORE, Log
@@ -47,11 +47,11 @@ class Tunnel:
         self._sources.add_own(self._index)
 
     def up(self) -> None:
-        self._device.up()
+        self._made_device.up()
 
     def settle(self) -> None:
         """After the create hook."""
-        self._device.settle()
+        self._made_device.settle()
 
     def serve(self) -> None:
         """After NativeEndpoint.open(): from now on each of its threads starts when it is needed."""
@@ -70,7 +70,7 @@ class Tunnel:
 
     def widen(self) -> None:
         """For an endpoint that carries traffic: all threads, and long queues. Raises RuntimeError as start() does."""
-        self._device.widen()
+        self._made_device.widen()
         for index in range(len(self._places)):
             self.start(index)
             self._starter.ignore(self._descriptors(index))
@@ -107,21 +107,26 @@ class Tunnel:
         return [worker for worker in self._workers if worker]
 
     @property
-    def threads(self) -> List[Tuple[Worker, Any]]:
+    def threads(self) -> List[Tuple[Worker, fastpath.Row]]:
         """Each thread that runs or has run, and its counters by name."""
         return [(worker, row) for worker, row in zip(list(self._workers), self.counters()) if worker]
 
-    def counters(self) -> List:
+    def counters(self) -> List[fastpath.Row]:
         """Those of each thread by name, be it there or not."""
         return self._native.rows(self._side)
 
+    @property
+    def _made_device(self) -> Device:
+        assert self._device, "create() comes first"
+        return self._device
+
     def _descriptors(self, index: int) -> List[int]:
         """What tells that a thread is needed."""
-        return [self._native.bell(self._side, index), self._device.fds[index]]
+        return [self._native.bell(self._side, index), self._made_device.fds[index]]
 
     def _serve(self, index: int) -> None:
         _interrupt_nobody()
-        fd = self._device.fds[index]
+        fd = self._made_device.fds[index]
         told = False
         while not self._stopping.is_set():
             try:

@@ -7,7 +7,7 @@ for longer. Whoever leads the line looks after it: for turns that are lost, and 
 import collections
 import threading
 import time
-from typing import Optional, Set
+from typing import Optional, Set, overload
 
 TURN_S = 2.0
 POLL_S = 0.1
@@ -37,7 +37,7 @@ class Turn:
     def __enter__(self) -> "Turn":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.end()
 
 
@@ -49,6 +49,12 @@ class Turns:
         self._lock = threading.Lock()
         self._line: "collections.OrderedDict[Turn, None]" = collections.OrderedDict()  # who waits, first to last
         self._taken: Set[Turn] = set()
+
+    @overload
+    def take(self) -> Turn: ...
+
+    @overload
+    def take(self, stop: Optional[threading.Event]) -> Optional[Turn]: ...
 
     def take(self, stop: Optional[threading.Event] = None) -> Optional[Turn]:
         """Waits for a turn: None as soon as stop is set. Without a stop there will be one."""

@@ -8,7 +8,6 @@ CONNECTIONS the oldest is closed. So nobody can keep a health check out, or have
 """
 import errno
 import ipaddress
-import os
 import selectors
 import socket
 import threading
@@ -16,9 +15,9 @@ import time
 from typing import Callable, Dict, List, Optional
 
 from . import StartError
+from .checks import Address
 from .logs import HEALTHCHECK, Log
 from .request import Answer, Request, whole_request
-from .settings import Address
 from .worker import Worker
 
 CONNECTIONS = 256
@@ -192,6 +191,8 @@ class Server:
 
     def _try(self, connection: _Connection, late: bool = False) -> None:
         request = connection.request
+        if request is None:
+            return
         answer = self._answer(request.path, request.accept, late)
         if answer is not None:
             connection.request = None
@@ -246,7 +247,7 @@ def _socket_for(host: str) -> socket.socket:
         listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     except OSError as error:  # a kernel without IPv6
         if host:
-            raise StartError(f"cannot answer health checks on {host}: {os.strerror(error.errno)}; "
+            raise StartError(f"cannot answer health checks on {host}: {error.strerror}; "
                              "give an IPv4 address with -p") from None
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(host))
@@ -260,4 +261,4 @@ def _why_not(address: Address, error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return (f"cannot answer health checks on {address}: this host does not have that address; give -p one that "
                 "`ip address` shows, or the port alone")
-    return f"cannot answer health checks on TCP port {address.port}: {os.strerror(error.errno)}"
+    return f"cannot answer health checks on TCP port {address.port}: {error.strerror}"

@@ -9,6 +9,7 @@
 #include "relief.h"
 #include "source.h"
 #include "transmit.h"
+#include "ways.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -83,10 +84,9 @@ struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, u
 	handler->offloads = offloads;
 	handler->raw_fd = raw_fd;
 	if (raw_fd >= 0)
-		gw_transmit_prepare(raw_fd);
+		gw_ways_prepare_raw(raw_fd);
 	handler->control_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	atomic_init(&handler->ring_bytes, UINT64_MAX);
-	atomic_init(&handler->receive_fd, -1);
 	atomic_init(&handler->sockets_left, socket_budget());
 	handler->flows = gw_flows_new(max_flows, max_endpoints);
 	handler->receiver = calloc(receivers, sizeof(struct gw_receiver *));
@@ -118,8 +118,6 @@ void gw_handler_free(struct gw_handler *handler)
 		gw_flows_free(handler->flows);
 	if (handler->control_bell >= 0)
 		close(handler->control_bell);
-	if (atomic_load(&handler->receive_fd) >= 0)
-		close(atomic_load(&handler->receive_fd));
 	gw_trace_end(&handler->trace);
 	gw_sources_free(atomic_load(&handler->sources));
 	free(handler->allowed);
@@ -202,11 +200,6 @@ uint64_t gw_handler_flow_entries(const struct gw_handler *handler)
 const uint64_t *gw_receiver_counters(const struct gw_handler *handler, unsigned receiver)
 {
 	return (const uint64_t *)gw_receiver_count(handler->receiver[receiver])->value;
-}
-
-unsigned gw_trace_record_size(void)
-{
-	return sizeof(struct gw_trace_record);
 }
 
 int gw_trace_set(struct gw_handler *handler, unsigned level)

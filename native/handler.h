@@ -83,13 +83,11 @@ struct gw_endpoint {
 	uint8_t *ring_memory;
 };
 
-/* The kernel finds a UDP socket by walking a chain of those whose ports are equal modulo the size of its table, a power of two
- * from 256 on.  A sender that chooses outer source ports chooses the ports that transmit.c binds: those of one class may be in
- * one chain. */
-#define GW_PORT_CLASSES 256u
-
 #define GW_ENDPOINT_BUCKETS_SHIFT 10
 #define GW_ENDPOINT_BUCKETS (1u << GW_ENDPOINT_BUCKETS_SHIFT)
+
+/* The kernel's table of UDP sockets has at least so many slots, and a power of two. */
+#define GW_PORT_SLOTS 256u
 
 struct gw_handler {
 	unsigned receivers;
@@ -107,9 +105,8 @@ struct gw_handler {
 	_Atomic(struct gw_sources *) sources; /* source.h */
 	struct gw_trace trace;
 	_Atomic bool stop;
-	_Atomic int receive_fd;      /* a copy of a receiver's socket, to send from port 6081 itself; -1 */
-	_Atomic int64_t sockets_left; /* how many transmit.c may open yet, over all threads */
-	_Atomic unsigned sockets_of_class[GW_PORT_CLASSES]; /* that are open, by their port modulo GW_PORT_CLASSES */
+	_Atomic int64_t sockets_left; /* how many ways.c may open yet, over all threads */
+	_Atomic int connected[GW_PORT_SLOTS]; /* sockets of ways.c by port, modulo GW_PORT_SLOTS */
 	_Atomic unsigned endpoints;
 	_Atomic unsigned publications; /* of endpoints, so far */
 	_Atomic uint64_t ring_bytes;   /* what all rings may hold */

@@ -24,14 +24,12 @@
  * `batch` is odd while the thread may hold endpoints that it found (handler.h).
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #include "handler.h"
@@ -39,7 +37,6 @@
 #include "packet.h"
 #include "relief.h"
 #include "source.h"
-#include "transmit.h"
 #include "waiting.h"
 
 #ifndef UDP_GRO
@@ -781,21 +778,6 @@ static bool drained_long_enough(struct gw_receiver *receiver)
 	return now - receiver->stop_ns > DRAIN_NS;
 }
 
-static void set_up(struct gw_receiver *receiver, int fd)
-{
-	int none = -1, copy;
-
-	receiver->fd = fd;
-	if (atomic_load(&receiver->handler->receive_fd) >= 0)
-		return;
-	/* What leaves from port 6081 itself needs a receiver's socket: a copy, so that it stays that one for as long as anyone
-	 * sends. */
-	gw_transmit_set_options(fd);
-	copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (copy >= 0 && !atomic_compare_exchange_strong(&receiver->handler->receive_fd, &none, copy))
-		close(copy);
-}
-
 /* Takes the next batch, if there is one: 0, GW_STOPPED or -errno. */
 static int next_batch(struct gw_receiver *receiver)
 {
@@ -828,8 +810,7 @@ int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd)
 	int status;
 
 	gw_count(&receiver->counters, GW_entries, 1);
-	if (receiver->fd != fd)
-		set_up(receiver, fd);
+	receiver->fd = fd;
 	do {
 		if (gw_waiting_any(&receiver->waiting))
 			look_after_waiting(receiver);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * transmit.h - datagrams back to the load balancer, and the sockets that they leave by.
+ * transmit.h - datagrams back to the load balancer.
  */
 #ifndef GW_TRANSMIT_H
 #define GW_TRANSMIT_H
@@ -12,13 +12,6 @@ struct gw_transmit;
 /* One T thread's, which counts into counters.  NULL with errno. */
 struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counters *counters);
 void gw_transmit_free(struct gw_transmit *transmit);
-
-/* Gives a socket what all datagrams to the load balancer have in common: the outer TTL, no fragments, a time-out. */
-void gw_transmit_set_options(int fd);
-
-/* The same for one that does nothing else, be it raw: besides, some megabytes for what the device has no room for yet, and
- * word of what a queueing discipline on the way out drops. */
-void gw_transmit_prepare(int fd);
 
 /* The most that gw_transmit_room(), and header bytes that gw_transmit_add() takes. */
 #define GW_TRANSMIT_COPY_MAX 2048u

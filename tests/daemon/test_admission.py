@@ -64,6 +64,7 @@ def test_a_flood_of_invented_ids_holds_up_nobody(lab, play, count, rate):
 def test_an_invented_endpoint_costs_little(lab):
     """Threads and memory come with traffic, however many of each it may have."""
     daemon = lab.start("--udpthreads", 2, "--tunthreads", 32)
+    assert lab.wait(lambda: "gwlbtun U001" in daemon.threads().values())  # the last to be started
     memory, threads = memory_of(daemon), len(daemon.threads())
     draw = random.Random(6)
     for _ in range(40):

@@ -14,7 +14,8 @@ import pytest
 import netns
 from command import PROGRAM, copy, refused, run  # noqa: F401: a fixture
 from gwlbtun import cli
-from gwlbtun.settings import Address, Settings
+from gwlbtun.checks import Address
+from gwlbtun.settings import Settings
 
 
 @pytest.fixture

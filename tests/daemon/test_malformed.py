@@ -218,9 +218,10 @@ def test_a_flood_of_unknown_endpoints_is_bounded(lab):
     daemon = lab.start("--max-endpoints", "3", hook=None)
     for number in range(200):
         lab.balancer.inject(geneve.gwlb_header(ENI + number, 1, 2).pack() + GOOD)
-    health = settled(lab, daemon)
-    assert len(health["enis"]) == health["endpoints"]["size"] == 3
+    settled(lab, daemon)
     assert lab.wait(lambda: daemon.drops() == {"endpoints_full": 197}), daemon.drops()
+    health = daemon.health()
+    assert len(health["enis"]) == health["endpoints"]["size"] == 3
     assert daemon.get()[0] == 200
 
 

@@ -12,7 +12,7 @@ from ctypes import POINTER, byref, c_int, c_uint, c_uint32, c_void_p
 import pytest
 
 import netns
-from gwlbtun import settings, sources
+from gwlbtun import checks, sources
 from gwlbtun.fastpath import NATIVE, Shim
 from gwlbtun.settings import Settings
 from gwlbtun.sources import EVERYWHERE, Sources, compile_ranges
@@ -243,10 +243,10 @@ def test_tunnel_interfaces_come_and_go(tmp_path, monkeypatch):
 
 
 def test_networks():
-    assert settings.networks("10.0.0.0/8,192.0.2.1") == ((0x0A000000, 0x0AFFFFFF), (0xC0000201, 0xC0000201))
-    assert settings.networks("0.0.0.0/0") == (EVERYWHERE,)
+    assert checks.networks("10.0.0.0/8,192.0.2.1") == ((0x0A000000, 0x0AFFFFFF), (0xC0000201, 0xC0000201))
+    assert checks.networks("0.0.0.0/0") == (EVERYWHERE,)
 
 
 def test_endpoint_ids():
-    assert settings.endpoint_ids("vpce-0123456789abcdef0,0123456789ABCDEF0,1,00000000000000001") \
+    assert checks.endpoint_ids("vpce-0123456789abcdef0,0123456789ABCDEF0,1,00000000000000001") \
         == (0x123456789ABCDEF0, 0x123456789ABCDEF0, 1, 1)

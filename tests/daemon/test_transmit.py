@@ -86,7 +86,7 @@ def udp_socket(namespace, address, port):
 
 
 def test_a_balancer_that_sends_from_port_6081_itself(lab):
-    """Packets go back by the receivers' socket, and nothing that comes to it goes astray."""
+    """Packets go back from the port that the receivers have, and nothing that comes to it goes astray."""
     daemon = start(lab, "--udpthreads", 2)
     endpoint = lab.endpoint()
     sent = [datagram(number) for number in range(8)]

@@ -8,7 +8,7 @@ import pytest
 
 import netns
 from gwlbtun import fastpath, tun
-from gwlbtun.settings import OFFLOADS
+from gwlbtun.checks import OFFLOADS
 
 
 @pytest.fixture
@@ -35,7 +35,10 @@ def test_a_device(namespace):
     device.up()
     link = details(namespace, device.name)
     assert "UP" in link["flags"]
-    assert (link["mtu"], link["txqlen"], link["qdisc"]) == (8500, 10_000, "noqueue")
+    assert (link["mtu"], link["txqlen"]) == (8500, tun.TX_QUEUE_GIVEN) and link["qdisc"] != "noqueue"
+    device.settle()
+    link = details(namespace, device.name)
+    assert (link["txqlen"], link["qdisc"]) == (10_000, "noqueue")
     info = link["linkinfo"]["info_data"]
     assert (info["type"], info["pi"], info["vnet_hdr"], info["multi_queue"], info["numqueues"], info["persist"]) \
         == ("tun", False, True, True, 3, False)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT-0
-"""The ways back to the load balancer: the interface they lead by, the sockets they take, and what is lost on them."""
+"""Which socket a reply leaves by, which way that takes, and whether its loss is told."""
+import contextlib
 import re
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -9,113 +11,163 @@ import netns
 import packets
 from gwlbtun import geneve
 from lab import APPLIANCE, BALANCER
+from test_transmit import all_return, datagram, drops, send_all, start, stopped, udp_socket, with_and_without_net_raw
 
-from test_transmit import all_return, datagram, drops, send_all, start, with_and_without_net_raw
-
-FAR = "198.51.100.1"  # the load balancer, beyond a router
-
-
-@pytest.fixture
-def two_armed(lab):
-    """A management interface with the default route, and a data interface that only a rule for its address leads by."""
-    with netns.Namespace("mgmt") as management:
-        netns.link(management, "eth0", lab.appliance, "mgmt0")
-        management.ip("address add 203.0.113.1/24 dev eth0")
-        lab.appliance.ip("address add 203.0.113.2/24 dev mgmt0")
-        lab.appliance.ip("route add default via 203.0.113.1 dev mgmt0")
-        lab.appliance.ip(f"route add default via {BALANCER[0]} dev eth0 table 100")
-        lab.appliance.ip(f"rule add from {APPLIANCE} lookup 100")
-        for scope in "all", "eth0", "mgmt0":
-            lab.appliance.sysctl(f"net.ipv4.conf.{scope}.rp_filter", 0)
-        lab.outside.ip(f"address add {FAR}/32 dev lo")
-        lab.balancer.addresses[:] = [FAR]
-        yield lab
+AFAR = "198.18"  # of load balancers that are not in the appliance's own network
+HELD = 20001  # by another program
 
 
-def sent_by(lab, interface):
-    """Packets that have left by it."""
-    shown = lab.appliance.ip("-s link show", interface).split("TX:")[1].splitlines()[1]
-    return int(shown.split()[1])
+def afar(number):
+    return f"{AFAR}.{number >> 8}.{number & 255}"
+
+
+def balancers_afar(lab):
+    """All addresses that begin so are the balancer's, behind its first."""
+    lab.outside.ip("route add local", f"{AFAR}.0.0/16", "dev lo")
+    lab.appliance.ip("route add", f"{AFAR}.0.0/16", "via", BALANCER[0])
+
+
+def management_interface(lab):
+    """The data interface has a routing table of its own, for its address; main knows the management interface only."""
+    netns.link(lab.outside, "eth1", lab.appliance, "eth1")
+    lab.outside.ip("address add 203.0.113.1/24 dev eth1")
+    lab.appliance.ip("address add 203.0.113.10/24 dev eth1")
+    for name in "all", "eth0", "eth1":
+        for namespace in lab.outside, lab.appliance:
+            namespace.sysctl(f"net.ipv4.conf.{name}.rp_filter", 0)
+    lab.outside.ip("route add local", f"{AFAR}.0.0/16", "dev lo")
+    lab.appliance.ip("route add default via 203.0.113.1")
+    lab.appliance.ip("route add default via", BALANCER[0], "dev eth0 table 100")
+    lab.appliance.ip("rule add from", APPLIANCE, "lookup 100")
+    lab.appliance.run("nft", "add table ip t; add chain ip t out { type filter hook postrouting priority 0; };"
+                             "add rule ip t out oifname eth1 udp dport 6081 counter")
+
+
+def misled(lab):
+    """Replies that left by the management interface."""
+    return int(re.search(r"counter packets (\d+)", lab.appliance.run("nft", "list table ip t").stdout).group(1))
 
 
 @with_and_without_net_raw
-def test_replies_take_the_way_that_routing_has_for_their_source(two_armed, net_raw):
-    lab = two_armed
+def test_every_socket_takes_the_way_that_routing_has_for_our_address(lab, net_raw):
+    management_interface(lab)
     daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1, net_raw=net_raw)
     endpoint = lab.endpoint()
-    before = sent_by(lab, "mgmt0")
-    flows = [datagram(number) for number in range(3000)]  # more outer ports than a thread has sockets
-    for number, packet in enumerate(flows):
-        endpoint.flow(packet).renew(port=20000 + number)
-    endpoint.flow(flows[0]).renew(port=geneve.PORT)
-    for _ in range(2):
-        send_all(lab, endpoint, flows)
-        assert all_return(lab, 20), drops(daemon)
-    assert sent_by(lab, "mgmt0") == before
+    ports = [40000 + number for number in range(1500)]  # more than a thread has sockets
+    ports += [geneve.PORT] * 2 + [30000] * 100          # of many balancers
+    ports += [HELD] * 5 + [0] * 5 if net_raw else []
+    sent = [datagram(number, 500) for number in range(len(ports))]
+    for number, port in enumerate(ports):
+        endpoint.flow(sent[number]).renew(address=afar(number), port=port)
+    with udp_socket(lab.appliance, "0.0.0.0", HELD):
+        for _ in range(3):
+            send_all(lab, endpoint, sent)
+            assert all_return(lab), drops(daemon)
+        for batch in range(0, len(sent), 200):
+            with stopped(daemon):
+                for packet in sent[batch:batch + 200]:
+                    endpoint.send(packet)
+            assert all_return(lab), drops(daemon)
+    assert misled(lab) == 0
     assert drops(daemon) == {}
 
 
-def test_a_port_that_another_program_holds_has_the_same_way(two_armed):
-    lab = two_armed
-    with lab.appliance.entered():
-        other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with other:
-        other.bind(("0.0.0.0", 30001))
-        daemon = start(lab)
-        endpoint = lab.endpoint()
-        endpoint.flow(datagram(1)).renew(port=30001)
-        send_all(lab, endpoint, [datagram(1)] * 100)
-        assert all_return(lab), drops(daemon)
-    assert sent_by(lab, "mgmt0") == 0
+def sockets(daemon):
+    """The ends of each of its sockets, as addresses and ports: its own and its peer's."""
+    for line in Path(f"/proc/{daemon.pid}/net/udp").read_text().splitlines()[1:]:
+        ends = [end.split(":") for end in line.split()[1:3]]
+        yield tuple((".".join(map(str, reversed(bytes.fromhex(address)))), int(port, 16)) for address, port in ends)
 
 
-def sockets_at(lab, port):
-    """The daemon's sockets that are bound to a port."""
-    shown = lab.appliance.run("ss", "-Huan", f"sport = :{port}").stdout
-    return len(shown.splitlines())
-
-
-@pytest.mark.parametrize("port, most", [(22465, 16), (22464, 128)])
 @with_and_without_net_raw
-def test_sockets_of_one_port_are_bounded(lab, net_raw, port, most):
-    """A sender chooses outer ports, and so where the kernel's table of UDP sockets gets long chains: 22465 - 6081 is 16384."""
-    lab.outside.ip("link set eth0 arp off")
-    lab.appliance.ip("link set eth0 arp off")  # so that forged addresses need no answer
-    lab.outside.ip("link set eth0 address 02:00:00:00:00:01")
-    lab.appliance.ip("link set eth0 address 02:00:00:00:00:01")
-    lab.appliance.ip("route add 10.128.0.0/16 dev eth0")
-    daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1, net_raw=net_raw)
+def test_source_ports_do_not_fill_the_slot_of_port_6081(lab, net_raw):
+    """In the kernel's table, ports that differ by a multiple of its size share one; 256 is the least."""
+    balancers_afar(lab)
+    daemon = start(lab, "--udpthreads", 1, "--tunthreads", 2, net_raw=net_raw)
     endpoint = lab.endpoint()
-    header = endpoint.flow(datagram(1)).envelope.header
+    sent = [datagram(number) for number in range(600)]
+    for number, packet in enumerate(sent):
+        port = geneve.PORT + 16384 if number < 300 else geneve.PORT + 256 * (number % 200 + 1)
+        endpoint.flow(packet).renew(address=afar(number), port=port)
+    for _ in range(2):
+        send_all(lab, endpoint, sent)
+        assert all_return(lab), drops(daemon)
+    assert drops(daemon) == {}
+    same_slot = [own for own, _ in sockets(daemon) if own[1] % 256 == geneve.PORT % 256 and own[1] != geneve.PORT]
+    assert len(same_slot) > 500
+    found_first = [address for address, _ in same_slot if not address.startswith("127.")]
+    assert 0 < len(found_first) <= 32
+
+
+def test_replies_from_port_6081_take_nothing_from_the_receivers(lab):
+    daemon = start(lab, "--udpthreads", 2, "--tunthreads", 1)
+    endpoint = lab.endpoint()
+    packet = datagram(1)
+    endpoint.flow(packet).renew(port=geneve.PORT)
+    send_all(lab, endpoint, [packet] * 10)
+    assert all_return(lab)
+    deaf = [own for own, _ in sockets(daemon) if own[1] == geneve.PORT and own[0] != "0.0.0.0"]
+    assert len(deaf) == 1 and deaf[0][0].startswith("127.")
+    send_all(lab, endpoint, [datagram(number) for number in range(2, 100)] * 3)
+    assert all_return(lab)
+    assert drops(daemon) == {}
+
+
+ICMP_ERRORS = {"port unreachable": (3, 3), "source quench": (4, 0), "time exceeded": (11, 0), "parameter problem": (12, 0)}
+
+
+@pytest.mark.parametrize("port", [30001, geneve.PORT, 0], ids=["connected", "deaf", "raw"])
+@pytest.mark.parametrize("kind", ICMP_ERRORS)
+def test_forged_icmp_errors_lose_nothing(lab, kind, port):
+    """Errors come in between any two sends, and nobody reads them."""
+    daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1)
+    endpoint = lab.endpoint()
+    packet = datagram(1, 800)
+    flow = endpoint.flow(packet)
+    flow.renew(address=BALANCER[0], port=port)
+    quoted = packets.udp(APPLIANCE, BALANCER[0], port, geneve.PORT, flow.envelope.header + packet)[:100]
+    error = packets.icmp(BALANCER[0], APPLIANCE, *ICMP_ERRORS[kind], bytes(4), quoted)
     with lab.outside.entered():
         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     with raw:
-        for number in range(2000):
-            source = f"10.128.{number // 250}.{1 + number % 250}"
-            raw.sendto(packets.udp(source, APPLIANCE, port, geneve.PORT, header + datagram(number)), (APPLIANCE, 0))
-    assert lab.wait(lambda: daemon.health()["totals"]["pktsToGwlb"] == 2000), (drops(daemon), daemon.health()["totals"])
-    assert 1 < sockets_at(lab, port) <= most + 1
-    # Every reply has gone to where its packet came from.
+        for _ in range(200):
+            raw.sendto(error, (APPLIANCE, 0))
+            send_all(lab, endpoint, [packet] * 3)
+    assert all_return(lab, 5), (lab.balancer.awaited, drops(daemon))
     assert drops(daemon) == {}
 
 
-def dropped_by_qdisc(lab):
-    return int(re.search(r"dropped (\d+)", lab.appliance.run("tc", "-s", "qdisc", "show", "dev", "eth0").stdout)[1])
+@contextlib.contextmanager
+def narrow_uplink(lab, limit):
+    """It takes 8 Mbit/s; a packet is lost when the queue holds so many bytes."""
+    lab.appliance.run("tc", *f"qdisc add dev eth0 root tbf rate 8mbit burst 100000 limit {limit}".split())
+    yield
+    lab.appliance.run("tc", *"qdisc del dev eth0 root".split())
 
 
-@pytest.mark.parametrize("offload", ["all", "udp-gro,tun"])
-def test_what_a_queueing_discipline_drops_is_not_called_sent(lab, offload):
-    daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1, "--offload", offload)
-    endpoint = lab.endpoint()
-    first = datagram(0, 1000)
-    endpoint.send(first)
-    assert all_return(lab)
-    lab.appliance.run("tc", *"qdisc add dev eth0 root tbf rate 20mbit burst 20kb limit 40kb".split())
-    for number in range(2000):
-        endpoint.send(datagram(number % 16, 1000))
-    assert lab.wait(lambda: daemon.health()["totals"]["pktsFromLinux"] == 2001)
-    assert lab.wait(lambda: daemon.health()["totals"]["pktsToGwlb"] + drops(daemon).get("send", 0) == 2001)
-    assert dropped_by_qdisc(lab) > 100
-    returned = daemon.health()["totals"]["pktsToGwlb"]
-    assert lab.wait(lambda: lab.balancer.counters.returned == returned), (lab.balancer.counters, drops(daemon))
-    assert drops(daemon) == {"send": 2001 - returned}
+def test_what_the_uplink_does_not_take_is_told(lab):
+    """By a connected socket, alone and in large messages, by one that is not, and by the raw socket."""
+    daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1)
+    endpoint, counters = lab.endpoint(), lab.balancer.counters
+    for number, (port, size) in enumerate([(30001, 100), (30002, 1400), (geneve.PORT, 1000), (0, 500)]):
+        packet = datagram(number, size)
+        endpoint.flow(packet).renew(port=port)
+        endpoint.send(packet)
+        assert lab.wait(lambda flow=endpoint.flow(packet): flow.returned == 1)
+        before, lost_before = counters.returned, drops(daemon).get("send", 0)
+        with narrow_uplink(lab, 150_000):
+            for _ in range(5):
+                with stopped(daemon):
+                    for _ in range(400):
+                        endpoint.send(packet)
+            assert lab.wait(lambda: told(daemon) == counters.sent, 10), port
+            totals = daemon.health()["totals"]
+            assert lab.wait(lambda: counters.returned == totals["pktsToGwlb"], 10), (port, counters, totals)
+        lost = drops(daemon).get("send", 0) - lost_before
+        assert counters.returned - before + lost == 2000
+        assert lost > 100, port
+
+
+def told(daemon):
+    """Packets that were sent, or counted as lost."""
+    return daemon.health()["totals"]["pktsToGwlb"] + drops(daemon).get("send", 0)

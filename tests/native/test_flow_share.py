@@ -8,7 +8,7 @@ import gwlb
 import packets
 from gwlbtun import geneve
 from lab import CLIENT, ENI, SERVER
-from test_native import Flows, parts  # noqa: F401: a fixture
+from test_native import Flows, parts  # noqa: F401  # a fixture
 
 QUIET = 100
 FLOODS = {"5-tuples": {}, "fragments": {"kind": 1}, "long headers": {"header_len": 260}}

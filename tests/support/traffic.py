@@ -57,12 +57,14 @@ def flood(count: int, rate: int, address: str, appliance: str) -> dict:
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sender.bind((address, 45001))
     inner = packets.udp("10.9.1.2", "10.9.2.2", 1, 2, b"forged")
+    header = geneve.gwlb_header(draw.getrandbits(64), 1, 2, geneve.PROTOCOL_IPV4).pack()
+    before_eni, after_eni = header[:12], header[20:]
     begin = time.monotonic()
     for number in range(count):
         if rate and number % 20 == 0:
             time.sleep(max(begin + number / rate - time.monotonic(), 0))
-        header = geneve.gwlb_header(draw.getrandbits(64), 1, 2, geneve.PROTOCOL_IPV4).pack() if number == 0 else header
-        sender.sendto(header[:12] + struct.pack("!Q", draw.getrandbits(64)) + header[20:] + inner, (appliance, geneve.PORT))
+        eni = struct.pack("!Q", draw.getrandbits(64))
+        sender.sendto(before_eni + eni + after_eni + inner, (appliance, geneve.PORT))
     return {"sent": count, "seconds": time.monotonic() - begin}
 
 

@@ -4,15 +4,15 @@ import os
 
 import pytest
 
-from gwlbtun import settings
+from gwlbtun import checks
 from gwlbtun.logs import CORE, GENEVE, TUNNEL, UDP, Level
-from gwlbtun.settings import Settings
+from gwlbtun.settings import Place, Settings
 
 
 @pytest.fixture
 def host_with(monkeypatch):
     def give(*online):
-        monkeypatch.setattr(settings, "online_cores", lambda: frozenset(online))
+        monkeypatch.setattr(checks, "online_cores", lambda: frozenset(online))
     return give
 
 
@@ -21,7 +21,7 @@ def host_with(monkeypatch):
 ])
 def test_cores(host_with, text, chosen):
     host_with(*range(9))
-    assert settings.cores(256)(text) == chosen
+    assert checks.cores(256)(text) == chosen
 
 
 @pytest.mark.parametrize("text, complaint", [
@@ -32,29 +32,29 @@ def test_cores(host_with, text, chosen):
 def test_cores_there_are_not(host_with, text, complaint):
     host_with(*(core for core in range(9) if core != 5))
     with pytest.raises(ValueError, match=complaint) as raised:
-        settings.cores(256)(text)
+        checks.cores(256)(text)
     assert "from 0 to 8" in str(raised.value)
 
 
 def test_more_cores_than_threads_may_be(host_with):
     host_with(*range(300))
-    assert len(settings.cores(256)("0-255")) == 256
+    assert len(checks.cores(256)("0-255")) == 256
     with pytest.raises(ValueError, match="at most 256"):
-        settings.cores(256)("0-256")
+        checks.cores(256)("0-256")
 
 
 def test_online_cores_are_those_of_the_host():
-    assert os.sched_getaffinity(0) <= settings.online_cores()
+    assert os.sched_getaffinity(0) <= checks.online_cores()
 
 
 @pytest.mark.parametrize("text", ["0", "86401", "-1", "", "x", "1.5", "1e3", "0x10", " 5", "٣", "9" * 30])
 def test_numbers_out_of_range(text):
     with pytest.raises(ValueError, match="give seconds from 1 to 86400"):
-        settings.whole_number(1, 86_400, "seconds")(text)
+        checks.whole_number(1, 86_400, "seconds")(text)
 
 
 def test_numbers_within():
-    check = settings.whole_number(0, 65_535, "a port")
+    check = checks.whole_number(0, 65_535, "a port")
     assert [check("0"), check("65535"), check("007")] == [0, 65535, 7]
 
 
@@ -64,7 +64,7 @@ def test_numbers_within():
     ("[fe80::1%eth0]:8080", "fe80::1%eth0", 8080), ("[::ffff:10.0.0.5]:8080", "10.0.0.5", 8080),
 ])
 def test_addresses(text, host, port):
-    assert settings.address(text) == (host, port)
+    assert checks.address(text) == (host, port)
 
 
 @pytest.mark.parametrize("text", [
@@ -73,41 +73,41 @@ def test_addresses(text, host, port):
 ])
 def test_no_addresses(text):
     with pytest.raises(ValueError, match=r"has no address: .*10\.0\.0\.5:8080 or \[fd00::5\]:8080"):
-        settings.address(text)
+        checks.address(text)
 
 
 @pytest.mark.parametrize("text", ["0", "10.0.0.5:0", "[fd00::5]:0", "10.0.0.5:65536", "10.0.0.5:", "[::1]:x", "10.0.0.5:+1"])
 def test_addresses_with_no_port(text):
     with pytest.raises(ValueError, match="give a port from 1 to 65535"):
-        settings.address(text)
+        checks.address(text)
 
 
 def test_commands(tmp_path):
     script = tmp_path / "hook.sh"
     with pytest.raises(ValueError, match="there is no"):
-        settings.command(str(script))
+        checks.command(str(script))
     script.write_text("#!/bin/sh\n")
     with pytest.raises(ValueError, match="cannot be executed.*chmod"):
-        settings.command(str(script))
+        checks.command(str(script))
     script.chmod(0o755)
-    assert settings.command(f"{script} --verbose 'an argument'") == f"{script} --verbose 'an argument'"
-    assert settings.command("echo hello") == "echo hello"
+    assert checks.command(f"{script} --verbose 'an argument'") == f"{script} --verbose 'an argument'"
+    assert checks.command("echo hello") == "echo hello"
     spaced = tmp_path / "my hook"
     spaced.write_text("#!/bin/sh\n")
     spaced.chmod(0o755)
-    settings.command(f"'{spaced}'")
+    checks.command(f"'{spaced}'")
     for text, complaint in [("", "empty"), ("'unclosed", "quotation"), (str(tmp_path), "directory")]:
         with pytest.raises(ValueError, match=complaint):
-            settings.command(text)
+            checks.command(text)
 
 
 def test_offloads():
-    assert settings.offload_list("none") == frozenset()
-    assert settings.offload_list("all") == Settings().offload == frozenset({"udp-gro", "tun", "udp-gso"})
-    assert settings.offload_list("TUN,udp-gso") == {"tun", "udp-gso"}
+    assert checks.offload_list("none") == frozenset()
+    assert checks.offload_list("all") == Settings().offload == frozenset({"udp-gro", "tun", "udp-gso"})
+    assert checks.offload_list("TUN,udp-gso") == {"tun", "udp-gso"}
     for text in ("", "tun,", "none,tun", "gro"):
         with pytest.raises(ValueError, match="there is no offload"):
-            settings.offload_list(text)
+            checks.offload_list(text)
 
 
 def test_log_levels():
@@ -121,14 +121,14 @@ def test_log_levels():
 def test_threads_by_number():
     places = Settings(udp_threads=1024, tunnel_threads=2)
     assert [place.name for place in places.tunnel_places] == ["gwlbtun T000", "gwlbtun T001"]
-    assert places.udp_places[-1] == settings.Place("gwlbtun U1023", 1023, None)
+    assert places.udp_places[-1] == Place("gwlbtun U1023", 1023, None)
     assert all(len(place.name) <= 15 for place in places.udp_places)
 
 
 def test_threads_by_core_win_over_their_number():
     chosen = Settings(udp_threads=8, udp_affinity=(3, 1), tunnel_threads=8, tunnel_affinity=(12,))
-    assert chosen.udp_places == [settings.Place("gwlbtun UA003", 3, 3), settings.Place("gwlbtun UA001", 1, 1)]
-    assert chosen.tunnel_places == [settings.Place("gwlbtun TA012", 12, 12)]
+    assert chosen.udp_places == [Place("gwlbtun UA003", 3, 3), Place("gwlbtun UA001", 1, 1)]
+    assert chosen.tunnel_places == [Place("gwlbtun TA012", 12, 12)]
 
 
 def test_as_many_threads_as_cores_the_process_may_use():

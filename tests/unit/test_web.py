@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from gwlbtun import StartError, web
-from gwlbtun.settings import Address
+from gwlbtun.checks import Address
 from gwlbtun.web import Answer
 from logbook import LINE, Logbook
 
