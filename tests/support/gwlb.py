@@ -7,7 +7,7 @@ A Host is a network namespace that the balancer holds by a TUN interface. An End
 what they send. Each inner Flow has an Envelope: the Geneve header and the outer address and port that its packets
 travel under; renewing it gives the flow a new cookie or port, as GWLB does. Whatever comes back is held against what
 was sent, byte for byte, before it is delivered to the host that it is for; each fault is one line in
-Balancer.violations.
+Balancer.violations. Tests find the names of all these parts here.
 
 Threads: the outward thread reads all hosts and sends, the homeward thread receives and delivers. Tests may call
 Endpoint.send() and Balancer.inject() from threads of their own. One lock guards the flows and the counters.
@@ -15,7 +15,6 @@ Endpoint.send() and Balancer.inject() from threads of their own. One lock guards
 import collections
 import contextlib
 import errno
-import fcntl
 import heapq
 import itertools
 import os
@@ -27,17 +26,17 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
+import faults
 import packets
+from expectations import Forwarded, Identical, WellFormed  # noqa: F401
+from flows import Endpoint, Envelope, Flow, base60  # noqa: F401
 from gwlbtun import geneve
+from host import IFF_NO_PI, IFF_TUN, MTU, TUNSETIFF, Host  # noqa: F401
+from impairment import Impairment
 from netns import Namespace
 
-MTU = 8500
-OUTER_TTL = 64
-
-TUNSETIFF = 0x400454CA
-IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
 # What socket has only in newer Pythons.
 SO_RCVBUFFORCE = 33
 IP_PKTINFO = 8
@@ -49,181 +48,6 @@ MAX_DATAGRAM = 65535
 RECEIVE_BUFFER = 32 << 20
 RECEIVE_TIMEOUT = struct.pack("ll", 0, 100_000)  # so that the homeward thread looks up when nothing comes
 HOST_BATCH = 64  # packets read from one host before the next has its turn
-
-
-class Host:
-    """One end of the traffic: a namespace whose default route is a TUN interface that the balancer reads and writes."""
-
-    def __init__(self, namespace: Namespace, addresses: Sequence[str], name: str = "gwlb", mtu: int = MTU):
-        self.namespace = namespace
-        self.addresses = tuple(addresses)
-        self.name = name
-        with namespace.entered():
-            self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            fcntl.ioctl(self.fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
-        namespace.ip("link set", name, "mtu", mtu, "txqueuelen 10000 up")
-        for address in addresses:
-            namespace.ip("address add", address, "dev", name, "nodad" if ":" in address else "")
-            namespace.ip("-6" if ":" in address else "-4", "route replace default dev", name, "src", address)
-
-    @property
-    def ipv4(self) -> str:
-        return next(address for address in self.addresses if ":" not in address)
-
-    @property
-    def ipv6(self) -> str:
-        return next(address for address in self.addresses if ":" in address)
-
-    def address(self, version: int) -> str:
-        return self.ipv4 if version == 4 else self.ipv6
-
-    def deliver(self, packet: bytes) -> None:
-        os.write(self.fd, packet)
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
-class Envelope(NamedTuple):
-    """What a flow's packets travel under: Geneve header, the balancer's address, and the outer source port."""
-
-    header: bytes
-    address: str
-    port: int
-
-
-class Flow:
-    """An inner flow and its envelopes, of which the newest is last."""
-
-    def __init__(self, endpoint: "Endpoint", key: tuple, envelope: Envelope):
-        self.endpoint = endpoint
-        self.key = key
-        self.envelopes = [envelope]
-        self.sent = 0
-        self.returned = 0
-        self.newest_returned = 0  # the newest envelope that has come back: index in envelopes
-        # By the fingerprint of a packet: the packets sent, each with the index of its envelope.
-        self.awaited: Dict[bytes, Deque[Tuple[int, bytes]]] = {}
-
-    @property
-    def envelope(self) -> Envelope:
-        return self.envelopes[-1]
-
-    @property
-    def cookie(self) -> int:
-        return geneve.parse_header(self.envelope.header).cookie
-
-    def renew(self, cookie: Optional[int] = None, port: Optional[int] = None, address: Optional[str] = None,
-              extra_options: Optional[Iterable[geneve.Option]] = None) -> None:
-        """The next packet travels under an envelope that differs from the last in what is given."""
-        self.endpoint.balancer.renew(self, cookie, port, address, extra_options)
-
-
-class Identical:
-    """What an appliance that passes packets through returns: each packet once, as it was."""
-
-    def fingerprint(self, packet: bytes) -> Optional[bytes]:
-        """What a returned packet must have in common with one that was sent; None: it need not be one."""
-        return packet
-
-    def admits(self, packet: bytes) -> bool:
-        """Whether the appliance may send a packet that it has not received."""
-        return False
-
-
-class Forwarded(Identical):
-    """What a router returns: each packet once, one hop older, and ICMP errors of its own."""
-
-    def fingerprint(self, packet: bytes) -> Optional[bytes]:
-        if packet[0] >> 4 == 4:
-            return packet[:8] + packet[9:10] + packet[12:]
-        return packet[:7] + packet[8:]
-
-    def admits(self, packet: bytes) -> bool:
-        return packets.is_icmp_error(packets.parse(packet), packet)
-
-
-class WellFormed(Identical):
-    """What an appliance that translates or answers returns: anything right in itself, of the flow it came in."""
-
-    def fingerprint(self, packet: bytes) -> Optional[bytes]:
-        return None
-
-    def admits(self, packet: bytes) -> bool:
-        return True
-
-
-class Endpoint:
-    """A GWLB endpoint: its hosts, its flows, and what is expected of packets that return."""
-
-    def __init__(self, balancer: "Balancer", eni: int, expectation: Identical,
-                 extra_options: Iterable[geneve.Option] = ()):
-        self.balancer = balancer
-        self.eni = eni
-        self.attachment = eni ^ 0x5555_5555_5555_5555
-        self.expectation = expectation
-        self.extra_options = tuple(extra_options)
-        self.hosts: Dict[bytes, Host] = {}
-        self.flows: Dict[tuple, Flow] = {}
-        self.datagrams: Dict[tuple, Flow] = {}  # of fragments: packets.fragment_key
-        self.received: List[bytes] = []  # what returned and is for none of the hosts
-
-    @property
-    def id(self) -> str:
-        """The ENI ID as hooks and health show it."""
-        return f"{self.eni:017x}"
-
-    @property
-    def gwi(self) -> str:
-        return "gwi-" + base60(self.eni)
-
-    @property
-    def gwo(self) -> str:
-        return "gwo-" + base60(self.eni)
-
-    def attach(self, host: Host) -> None:
-        for address in host.addresses:
-            self.hosts[packets.address(address)] = host
-        self.balancer.watch(host, self)
-
-    def send(self, packet: bytes) -> None:
-        """Sends an inner packet to the appliance, as if a host had sent it."""
-        self.balancer.forward(self, packet)
-
-    def flow(self, packet: bytes) -> Flow:
-        """The flow of a packet, made now if it is new."""
-        return self.balancer.flow_of(self, packet)
-
-
-def base60(number: int) -> str:
-    digits = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX"
-    text = ""
-    while number or not text:
-        number, digit = divmod(number, 60)
-        text = digits[digit] + text
-    return text
-
-
-@dataclass
-class Impairment:
-    """A bad network: chances from 0 to 1, and seconds. A reordered packet is overtaken for reorder_delay."""
-
-    loss: float = 0.0
-    duplicate: float = 0.0
-    reorder: float = 0.0
-    delay: float = 0.0
-    reorder_delay: float = 0.003
-    seed: int = 1
-
-    def __post_init__(self):
-        self._random = random.Random(self.seed)
-
-    def copies(self) -> List[float]:
-        """After how many seconds each copy of the next packet arrives; none: it is lost."""
-        if self._random.random() < self.loss:
-            return []
-        delay = self.delay + (self.reorder_delay if self._random.random() < self.reorder else 0)
-        return [delay] * (2 if self._random.random() < self.duplicate else 1)
 
 
 @dataclass
@@ -478,12 +302,12 @@ class Balancer:
             self.counters.returned += 1
             flow = self._flows.get(header)
             if flow is None:
-                self.violations.append(f"altered header or unknown cookie: {describe(payload)}")
+                self.violations.append(f"altered header or unknown cookie: {faults.describe(payload)}")
                 return
             endpoint = flow.endpoint
-            faults = list(self._outer_faults(flow, outer, source, ttl)) or self._inner_faults(flow, outer, packet)
-            if faults:
-                self.violations.append(f"{'; '.join(faults)}: {describe(payload)}")
+            found = list(faults.outer(flow, outer, source, ttl)) or faults.inner(flow, outer, packet)
+            if found:
+                self.violations.append(f"{'; '.join(found)}: {faults.describe(payload)}")
                 return
             flow.returned += 1
             self.counters.delivered += 1
@@ -497,54 +321,6 @@ class Balancer:
                 if error.errno != errno.EIO:  # the host's interface is down
                     raise
 
-    def _outer_faults(self, flow: Flow, outer: Envelope, source: str, ttl: int) -> Iterable[str]:
-        if ttl != OUTER_TTL:
-            yield f"outer TTL {ttl}, not {OUTER_TTL}"
-        if source != self.appliance:
-            yield f"outer source {source}, not {self.appliance}"
-        index = latest_index(flow.envelopes, outer)
-        if index is not None:
-            if index < flow.newest_returned:
-                yield f"under envelope {index} after {flow.newest_returned} had come back"
-            flow.newest_returned = index
-            return
-        candidates = [envelope for envelope in flow.envelopes if envelope.header == outer.header]
-        if outer.address not in [envelope.address for envelope in candidates]:
-            yield f"outer destination {outer.address}, not {candidates[-1].address}"
-        if outer.port not in [envelope.port for envelope in candidates]:
-            yield f"outer source port {outer.port}, not {candidates[-1].port}"
-        if len(candidates) > 1:
-            yield "an envelope that never was"
-
-    def _inner_faults(self, flow: Flow, outer: Envelope, packet: bytes) -> List[str]:
-        expectation = flow.endpoint.expectation
-        if not packet:
-            return ["no inner packet"]
-        fingerprint = expectation.fingerprint(packet)
-        entries = flow.awaited.get(fingerprint) if fingerprint is not None else None
-        if entries:
-            sent_under, sent = entries.popleft()
-            if not entries:
-                del flow.awaited[fingerprint]
-            if packet != sent and packet[0] >> 4 == 4 and packets.checksum(packet[:(packet[0] & 15) * 4]):
-                return ["wrong IPv4 header checksum"]
-            if latest_index(flow.envelopes, outer) < sent_under:
-                return [f"sent under envelope {sent_under}, returned under an older one"]
-            return []
-        faults = packets.faults(packet)
-        if faults:
-            return faults
-        if not expectation.admits(packet):
-            return ["not a packet that this flow awaits: altered, repeated, or of another flow"]
-        key = packets.flow_key(packet)
-        parsed = packets.parse(packet)
-        datagrams = flow.endpoint.datagrams
-        if key[0] == "datagram":
-            return [] if datagrams.get(key, flow) is flow else ["under the header of another datagram's flow"]
-        if parsed.fragment:
-            datagrams[packets.fragment_key(parsed)] = flow
-        return [] if key == flow.key else ["under the header of another flow"]
-
     def _guarded(self, loop: Callable[[], None]) -> None:
         try:
             loop()
@@ -554,18 +330,3 @@ class Balancer:
 
 def is_multicast(packet: bytes) -> bool:
     return packet[24] == 0xFF if packet[0] >> 4 == 6 else packet[16] >> 4 == 0xE
-
-
-def latest_index(envelopes: List[Envelope], envelope: Envelope) -> Optional[int]:
-    if envelopes[-1] == envelope:
-        return len(envelopes) - 1
-    found = [index for index, known in enumerate(envelopes) if known == envelope]
-    return found[-1] if found else None
-
-
-def describe(payload: bytes) -> str:
-    try:
-        text = str(geneve.parse_header(payload))
-    except geneve.GeneveError as error:
-        text = str(error)
-    return f"{text}: {len(payload)} bytes {payload[:128].hex()}"
