@@ -33,38 +33,6 @@ _running_lock = threading.Lock()
 _starting_lock = threading.Lock()  # taken before the other
 
 
-def kill_all() -> None:
-    """Ends every hook that runs, at once."""
-    with _running_lock:
-        for group in _running:
-            _signal_group(group, signal.SIGKILL)
-
-
-def no_child_starting() -> ContextManager[bool]:
-    """While this is held, no hook is being started. Until a child runs its program it has all our descriptors, and so keeps
-    alive what we close meanwhile."""
-    return _starting_lock
-
-
-def reap() -> None:
-    """Buries children that are no hooks. Process 1, as in a container, inherits those that hooks leave behind."""
-    with _running_lock, contextlib.suppress(ChildProcessError):
-        while True:
-            child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if child is None or child.si_pid in _running:  # which has a thread that waits for its status
-                return
-            os.waitpid(child.si_pid, os.WNOHANG)
-
-
-def _signal_group(group: int, number: int) -> bool:
-    """False: no process is left in the group."""
-    try:
-        os.killpg(group, number)
-        return True
-    except OSError:
-        return False
-
-
 class Hook:
     """One run of a hook."""
 
@@ -186,3 +154,35 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """False: no process is left in the group."""
+    try:
+        os.killpg(group, number)
+        return True
+    except OSError:
+        return False
+
+
+def no_child_starting() -> ContextManager[bool]:
+    """While this is held, no hook is being started. Until a child runs its program it has all our descriptors, and so keeps
+    alive what we close meanwhile."""
+    return _starting_lock
+
+
+def reap() -> None:
+    """Buries children that are no hooks. Process 1, as in a container, inherits those that hooks leave behind."""
+    with _running_lock, contextlib.suppress(ChildProcessError):
+        while True:
+            child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if child is None or child.si_pid in _running:  # which has a thread that waits for its status
+                return
+            os.waitpid(child.si_pid, os.WNOHANG)
+
+
+def kill_all() -> None:
+    """Ends every hook that runs, at once."""
+    with _running_lock:
+        for group in _running:
+            _signal_group(group, signal.SIGKILL)
