@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT-0
 """Notices when the nftables table of an endpoint is gone.
 
-The hooks that ship put an endpoint's rules into a table `inet gwlbtun-X`, and no packet passes without it. `nft flush
-ruleset`, which a reload of the host's own rules commonly begins with, deletes it as well. The kernel tells of every change
-to tables (NFNLGRP_NFTABLES); this keeps track of those there are, and says once when one is gone for good. A hook that
-makes its table anew deletes it for a moment, and so does its DESTROY before the endpoint goes: hence GRACE_S, and only the
-tables of endpoints that are up.
+The hooks that ship put an endpoint's rules into a table `inet gwlbtun-X`, and no packet passes without it. A reload of the
+host's own rules commonly begins with `nft flush ruleset`, which deletes that table as well. The kernel reports every change
+to tables (NFNLGRP_NFTABLES). This module keeps track of the tables, and says once when one is gone for good. A hook that
+makes its table anew deletes it for a moment, and its DESTROY deletes it before the endpoint goes. So the watch waits for
+GRACE_S, and looks only at the tables of endpoints that are up.
 """
 import errno
 import os
