@@ -182,7 +182,7 @@ class Daemon:
                     continue
                 hooks.kill_all()
                 os._exit(128 + number)
-            self._log.important(CORE, f"{name}: gwlbtun stops. Send another one to stop at once.")
+            self._log.important(CORE, f"{name}: stopping. Another one stops gwlbtun at once.")
             self._stopping.set()
 
     def _stop(self) -> None:

@@ -278,7 +278,7 @@ def test_one_that_outlives_a_stop_is_terminated_with_all_it_started(hook, script
     thread.join(10)
     assert result == [False] and running.terminated
     wait_for(lambda: ended(child))
-    assert any("still runs and is terminated" in text for text in important(book))
+    assert any("still runs. gwlbtun terminates it" in text for text in important(book))
 
 
 def test_one_that_ignores_sigterm_is_killed(hook, script, tmp_path, monkeypatch):
