@@ -40,7 +40,7 @@ def test_a_stop_ends_a_create_hook_that_hangs(lab, tmp_path):
     endpoint.send(udp())
     assert lab.wait((tmp_path / "begun").exists)
     assert daemon.stop() == 0
-    assert "still runs and is terminated: gwlbtun stops" in daemon.log()
+    assert "still runs. gwlbtun terminates it" in daemon.log()
     assert "created." not in daemon.log()  # and nothing has passed
     assert "gwi-" not in lab.appliance.ip("link")
 

@@ -246,7 +246,7 @@ def test_only_uplinks_are_received_by_also_when_they_come_later(lab):
     assert lab.wait(comes, 2)
     endpoint.send(PACKET)
     assert lab.wait(lambda: endpoint.received == [PACKET])
-    assert "There is the interface eth1 (--uplink)" in daemon.log()
+    assert "Interface eth1 (--uplink) has appeared" in daemon.log()
     lab.appliance.ip("link set eth1 down")
     lab.appliance.ip("link set eth1 name eth2 up")
     assert lab.wait(lambda: daemon.log().count("There is no interface eth1") == 2)
@@ -291,8 +291,8 @@ def test_only_endpoints_that_are_allowed_get_interfaces(lab):
     (["--allow-endpoint", "0123456789abcdef01"], ["is not the ID of an endpoint"]),
     (["--uplink", "eth0,"], ["'' is not the name of an interface"]),
     (["--uplink", "a-name-of-sixteen"], ["'a-name-of-sixteen' is not the name"]),
-    (["--uplink", "lo"], ["no load balancer sends by lo"]),
-    (["--uplink", "gwi-abc"], ["no load balancer sends by gwi-abc"]),
+    (["--uplink", "lo"], ["no load balancer sends through lo"]),
+    (["--uplink", "gwi-abc"], ["no load balancer sends through gwi-abc"]),
 ])
 def test_usage_errors_are_one_clear_line(arguments, parts):
     done = run(*arguments)
