@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT-0
 """Super-packets made (native/merge.c): every rule, and how they are written."""
+import ctypes
+import random
 from typing import List, NamedTuple, Tuple
 
 import pytest
 
 import packets
-from offload import Merge, fuzz, offload_fixture  # noqa: F401: a fixture
+from offload import Merge, Packet, fuzz, offload_fixture  # noqa: F401: a fixture
 from packets import ACK, DESTINATION, FIN, SYN, TCP, UDP
 from superpackets import (AE, CSUM_OFFSET, CWR, ECE, ENDS, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, KINDS, KIND_IDS,
                           NEEDS_CSUM, PSH, ROUTER_ALERT, RST, TIMESTAMPS, URG, counts, each_kind, flip, get16, put,
-                          put16, refreshed, stream, super_packet, transport, with_flags, with_zero_checksum)
+                          put16, random_stream, refreshed, stream, super_packet, transport, with_flags, with_zero_checksum)
 
 
 # ---- What is merged, and how it is written ---------------------------------------------------------------------------
@@ -85,6 +87,31 @@ def test_the_caller_may_forbid_a_packet_to_merge(offload, version, protocol):
         merge = Merge()
         offload.library.gw_merge_start(merge, segments[0][0])
         assert not offload.library.gw_merge_join(merge, segments[1][0])
+
+
+@each_kind
+def test_what_is_known_of_a_packet_goes_along_with_it(offload, version, protocol):
+    for flags, size, mergeable in ((ACK, 100, True), (ACK, 0, False), (ACK | FIN, 100, protocol == UDP)):
+        fields = {"options": TIMESTAMPS, "flags": flags} if protocol == TCP else {}
+        [packet] = stream(version, protocol, [size], **fields)
+        _, (parsed, _) = offload.inspect(packet)
+        assert (parsed.l4_offset, parsed.payload_offset) == (transport(packet), len(packet) - size)
+        assert (parsed.protocol, parsed.mergeable) == (protocol, mergeable)
+
+
+def test_of_a_packet_that_follows_another_the_same_is_known_as_if_it_were_parsed(offload):
+    follow = {True: 0, False: 0}
+    for seed in range(300):
+        before = None  # with the memory that it lies in
+        for packet in random_stream(random.Random(seed)):
+            _, (parsed, memory) = offload.inspect(packet)
+            found = Packet()
+            if before and offload.library.gw_packet_follows(before[0], memory, len(packet), found):
+                assert found.found() == {**offload.parse(memory, found.len).found(), "fragment_id": 0}, f"seed {seed}"
+                assert found.data == ctypes.addressof(memory)
+                follow[found.mergeable] += 1
+            before = (parsed, memory) if parsed.family else None
+    assert min(follow.values()) > 100, "hardly any packet followed another: this test shows nothing"
 
 
 # ---- Rules -----------------------------------------------------------------------------------------------------------

@@ -93,6 +93,15 @@ def test_split_repeats_ipv6_extension_headers(offload, protocol):
 
 
 @pytest.mark.parametrize("protocol", [TCP, UDP], ids=["tcp", "udp"])
+def test_split_goes_by_csum_start_behind_more_extension_headers_than_are_parsed(offload, protocol):
+    for number in (16, 17, 40):
+        extensions = ((DESTINATION, bytes(8)),) * number
+        vnet, data = super_packet(stream(6, protocol, [550], extensions=extensions)[0], 100)
+        assert offload.split(vnet, data) == cut(vnet, data), number
+        assert refused(offload, vnet, data, flags=0), "what the pseudo-header's addresses are cannot be known"
+
+
+@pytest.mark.parametrize("protocol", [TCP, UDP], ids=["tcp", "udp"])
 def test_split_keeps_the_pseudo_header_of_a_routing_headers_last_stop(offload, protocol):
     last = packets.address("fd00:3::3")
     extensions = ((ROUTING, bytes([0, 2, 4, 1, 0, 0, 0, 0]) + last),)
