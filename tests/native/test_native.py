@@ -15,7 +15,7 @@ from gwlbtun.fastpath import Shim
 import packets
 from offload import Packet
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "native"
 PARTS = [NATIVE / name for name in ("flow.c", "flow_evict.c", "flow_pool.c", "geneve.c", "packet.c", "ring.c")]
 FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-g", "-pthread", "-Wall", "-Wextra", "-Werror"]

@@ -25,7 +25,7 @@ import gwlb
 import netns
 from lab import CLIENT, ENI, SERVER
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "example-scripts"
+SCRIPTS = Path(__file__).resolve().parents[2] / "example-scripts"
 HOOKS = sorted(path.name for path in SCRIPTS.glob("create-*.sh"))
 FORWARDING = "create-route.sh", "create-overlapping-v4.sh", "create-firewall.sh"
 NAT = "create-nat.sh", "create-nat-overlapping.sh"

@@ -4,16 +4,15 @@ import json
 import random
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
 import packets
+import traffic
 from gwlbtun import admission, geneve
 from gwlbtun.admission import Bucket
 from lab import APPLIANCE, CLIENT, ENI, SERVER
 
-TRAFFIC = Path(__file__).resolve().parent / "traffic.py"
 GOOD, FORGER = "192.0.2.3", "192.0.2.4"
 
 
@@ -24,7 +23,7 @@ def play(lab):
         lab.outside.ip("address add", f"{address}/24", "dev eth0")
 
     def start(*arguments):
-        process = lab.outside.start(sys.executable, TRAFFIC, *arguments, APPLIANCE)
+        process = lab.outside.start(sys.executable, traffic.__file__, *arguments, APPLIANCE)
 
         def result():
             output, errors = process.communicate(timeout=60)

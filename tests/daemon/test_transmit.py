@@ -21,7 +21,7 @@ import packets
 from gwlbtun import geneve
 from lab import APPLIANCE, BALANCER, CLIENT, ENI, SERVER
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PR_CAPBSET_DROP = 24
 CAP_NET_RAW = 13
 IN_FLIGHT = 256  # fewer than any queue on the way holds

@@ -5,15 +5,15 @@
     traffic.py flood COUNT RATE ADDRESS APPLIANCE     packets of as many invented ENI IDs (RATE 0: as fast as they go)
 """
 import json
-import os
 import random
 import select
 import socket
 import struct
 import sys
 import time
+from pathlib import Path
 
-sys.path[:0] = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import packets  # noqa: E402
 from gwlbtun import geneve  # noqa: E402

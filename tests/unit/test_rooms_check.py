@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-CHECK = Path(__file__).resolve().parent.parent / "tools" / "check_rooms.py"
+CHECK = Path(__file__).resolve().parents[2] / "tools" / "check_rooms.py"
 
 SOUND = {
     "native/ring.h": "",

@@ -14,8 +14,8 @@ import netns
 import packets
 from gwlbtun import geneve
 from lab import ROUTE, APPLIANCE, BALANCER, CLIENT, ENI, PASSTHROUGH, SERVER, Daemon
-from test_cli import run
-from test_scripts import SCRIPTS
+from command import run
+from scripts import SCRIPTS
 
 PACKET = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x")
 FORGED = 0x0BAD  # an ENI ID that must not get an endpoint

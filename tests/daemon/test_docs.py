@@ -11,7 +11,7 @@ from gwlbtun import __version__, fastpath
 from gwlbtun.settings import Settings
 from lab import CLIENT, SERVER
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 HEALTH = (ROOT / "docs" / "HEALTH.md").read_text()
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]

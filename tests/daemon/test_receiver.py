@@ -179,7 +179,7 @@ def test_what_cannot_be_cut_into_segments_is_dropped_and_counted(bench, flags, g
 
 
 def test_each_reason_for_a_drop_is_provoked_by_a_test():
-    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    tests = "".join(path.read_text() for path in Path(__file__).parents[1].glob("**/test_*.py"))
     headers = {f"drop_{reason}" for reason, _ in MALFORMED}
 
     def named(name: str) -> bool:

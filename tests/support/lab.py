@@ -17,7 +17,7 @@ import gwlb
 import netns
 from gwlbtun import geneve
 
-PROGRAM = Path(os.environ.get("GWLBTUN_PROGRAM", Path(__file__).resolve().parent.parent / "gwlbtun.py"))
+PROGRAM = Path(os.environ.get("GWLBTUN_PROGRAM", Path(__file__).resolve().parents[2] / "gwlbtun.py"))
 
 # `make sanitize` has the daemon loaded with a sanitizer's run-time library, which hooks had better do without.
 SANITIZER = os.environ.get("GWLBTUN_SANITIZER")

@@ -7,7 +7,7 @@ columns in, and each rule and reference stands on a line of its own. `.ci/run` h
 import re
 from pathlib import Path
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "example-scripts"
+SCRIPTS = Path(__file__).resolve().parents[2] / "example-scripts"
 HOOKS = {path.name for path in SCRIPTS.glob("create-*.sh")}
 TEXT = (SCRIPTS / "gwlbtun.yaml").read_text()
 

@@ -12,31 +12,16 @@ from pathlib import Path
 import pytest
 
 import netns
+from command import PROGRAM, copy, refused, run  # noqa: F401: a fixture
 from gwlbtun import cli
 from gwlbtun.checks import Address
 from gwlbtun.settings import Settings
-
-PROGRAM = Path(__file__).resolve().parent.parent / "gwlbtun.py"
-
-
-def run(*arguments, program=PROGRAM, prefix=(), **options):
-    return subprocess.run([*prefix, sys.executable, str(program), *arguments], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, check=False,
-                          universal_newlines=True, **options)
 
 
 @pytest.fixture
 def namespace():
     with netns.Namespace("cli") as made:
         yield made
-
-
-@pytest.fixture
-def copy(tmp_path):
-    """The program as if installed elsewhere, with its shim."""
-    for name in "gwlbtun", "native":
-        shutil.copytree(PROGRAM.parent / name, tmp_path / "there" / name)
-    return Path(shutil.copy(PROGRAM, tmp_path / "there"))
 
 
 @pytest.fixture
@@ -184,14 +169,6 @@ def test_a_python_too_old_is_told_so(monkeypatch):
 
 
 # ---- What keeps it from starting
-
-
-def refused(done, *parts):
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("gwlbtun: ") and done.stderr.count("\n") == 1
-    for part in parts:
-        assert part in done.stderr
 
 
 def test_a_missing_shim(copy):
