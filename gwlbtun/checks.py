@@ -25,7 +25,7 @@ def whole_number(low: int, high: int, unit: str) -> Callable[[str], int]:
 
 
 class Address(NamedTuple):
-    """Where a server listens; without a host, on all addresses."""
+    """The address where a server listens; without a host it listens on all."""
 
     host: str
     port: int
@@ -95,7 +95,7 @@ def cores(most: int) -> Callable[[str], Tuple[int, ...]]:
     return check
 
 
-# A first word that only the shell can judge: one it expands or that is joined to more than a name, or one of its own.
+# First words that only the shell can judge: those that it expands or splits, and those of its own.
 _SHELL_SYNTAX = re.compile(r"[$~;&|()<>`{}*?\[\]!\n]")
 _SHELL_WORDS = frozenset("! . : alias break case cd command continue eval exec exit export for if local read readonly return "
                          "set shift test times trap type ulimit umask unset until wait while".split())
@@ -103,11 +103,11 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z_0-9]*=.*", re.DOTALL)
 
 
 def command(text: str) -> str:
-    """A check for a command line whose program can be run, as far as that can be told without a shell."""
+    """A check for a command line whose program exists and can be run, as far as we can tell without a shell."""
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ValueError(f"'{text}' is not a command line a shell could read: {error}") from None
+        raise ValueError(f"'{text}' is not a command line that a shell could read: {error}") from None
     program = next((word for word in words if not _ASSIGNMENT.fullmatch(word)), None)
     if not program:
         raise ValueError("the command is empty: give an executable file, and its arguments if any")
@@ -140,14 +140,14 @@ def offload_list(text: str) -> FrozenSet[str]:
 
 
 def networks(text: str) -> Tuple[Tuple[int, int], ...]:
-    """A check for a list of IPv4 networks and addresses: the first and the last address of each."""
+    """A check for a list of IPv4 networks and addresses. Returns the first and the last address of each."""
     return tuple(_network(word) for word in text.split(","))
 
 
 def _network(text: str) -> Tuple[int, int]:
     advice = "give IPv4 networks such as 10.0.1.0/24, separated by commas"
     if ":" in text:
-        raise ValueError(f"'{text}' is not IPv4, by which the load balancer sends: {advice}")
+        raise ValueError(f"'{text}' is not IPv4, which is what the load balancer uses: {advice}")
     try:
         if not re.fullmatch(r"[0-9.]+(?:/[0-9]{1,2})?", text):
             raise ValueError
@@ -162,7 +162,7 @@ def _network(text: str) -> Tuple[int, int]:
 
 
 def endpoint_ids(text: str) -> Tuple[int, ...]:
-    """A check for a list of endpoints' IDs, as AWS shows them or as hooks and health do."""
+    """A check for a list of endpoint IDs as AWS shows them, or as hooks and health do."""
     return tuple(_endpoint_id(word) for word in text.split(","))
 
 
@@ -175,10 +175,10 @@ def _endpoint_id(text: str) -> int:
 
 
 def uplinks(text: str) -> Tuple[str, ...]:
-    """A check for a list of interfaces' names. They need not be there yet."""
+    """A check for a list of interface names. The interfaces need not exist yet."""
     for name in text.split(","):
         if not re.fullmatch(r"[^\s/:]{1,15}", name) or name in (".", ".."):
             raise ValueError(f"'{name}' is not the name of an interface: give names such as eth0, separated by commas")
         if name == "lo" or name.startswith(("gwi-", "gwo-")):
-            raise ValueError(f"no load balancer sends by {name}: give names of network interfaces, such as eth0")
+            raise ValueError(f"no load balancer sends through {name}: give names of network interfaces, such as eth0")
     return tuple(text.split(","))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""The command line: options to Settings, and their errors."""
+"""The command line: turns options into Settings, or into an error."""
 import argparse
 import dataclasses
 import os
@@ -20,7 +20,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Gather(argparse.Action):
-    """An option that may be given several times."""
+    """Collects the values of an option that may be given several times."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
                  option_string: Optional[str] = None) -> None:
@@ -43,7 +43,7 @@ def _converter(field: "dataclasses.Field[Any]") -> Callable[[str], Any]:
 
 
 def parse(arguments: List[str]) -> Settings:
-    """The settings that the arguments ask for. Exits with status 2 and one line on stderr when they cannot be had."""
+    """Returns the settings that the arguments ask for. Bad arguments end the program: status 2, and one line on stderr."""
     parser = _Parser(prog="gwlbtun.py", add_help=False,
                      description="Tunnel handler for AWS Gateway Load Balancer.")
     parser.add_argument("-h", "-?", "--help", action="help", help="show this text and exit")
@@ -65,7 +65,7 @@ def parse(arguments: List[str]) -> Settings:
 
 
 def _open_standard_descriptors() -> None:
-    """Where 0 to 2 are closed the next sockets would take their places, and the log be written to one of them."""
+    """Opens those of descriptors 0 to 2 that are closed. Otherwise a socket would take their place and receive the log."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
@@ -77,7 +77,7 @@ def _open_standard_descriptors() -> None:
 def main(arguments: List[str]) -> int:
     _open_standard_descriptors()
     settings = parse(arguments)
-    from .daemon import Daemon  # what follows costs time that --help and usage errors need not wait for
+    from .daemon import Daemon  # imported late: --help and usage errors need not wait for it
     try:
         return Daemon(settings).run()
     except StartError as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT-0
 """One endpoint: a pair of interfaces with their threads, hooks and flows, from its first packet to its end.
 
-Each step of its life that takes time is a job (jobs.py), of which it has one at a time: it comes up, is made again when
-somebody has deleted an interface, and goes. Meanwhile its packets wait in the rings of the fast path.
+Each step of its life that takes time is a job (jobs.py); an endpoint has one at a time. It comes up, is made again when
+somebody deletes an interface, and goes. Meanwhile its packets wait in the rings of the fast path.
 """
 import collections
 import enum
@@ -23,9 +23,9 @@ from .tunnel import Tunnel
 from .turns import Turn
 
 RETRY_S = 10.0
-LIVELY_PACKETS = 64     # after which it gets all its threads, and long queues
-LIVELY_BYTES = 4 << 10  # or which have come before it is up
-FEW_PACKETS = 16        # of an endpoint that may be forged
+LIVELY_PACKETS = 64     # once it has carried these, it gets all its threads, and long queues
+LIVELY_BYTES = 4 << 10  # or once these wait for it to come up
+FEW_PACKETS = 16        # an endpoint with fewer may be forged
 
 
 class State(enum.Enum):
@@ -38,17 +38,17 @@ class State(enum.Enum):
 
 
 class Endpoint:
-    """Made by the table of endpoints, which is told when it is gone."""
+    """One endpoint. The table of endpoints makes it, and learns when it is gone."""
 
     def __init__(self, eni: int, native: fastpath.NativeEndpoint, predecessor: Optional["Endpoint"], settings: Settings,
                  offloads: int, sources: Sources, jobs: Jobs, starter: Starter, stopping: threading.Event, log: Log,
                  gone: Callable[["Endpoint"], None]):
-        """predecessor: of the same ENI ID, while that is there. stopping: no create hook begins any more. gone(self) is its
-        last act."""
+        """predecessor: the endpoint of the same ENI ID that has yet to go. stopping: once it is set, no create hook begins.
+        gone(self): called as its last act."""
         self.eni = eni
         self.native = native
         self.state = State.SUCCEEDING if predecessor else State.WAITING
-        self.failure: Optional[str] = None  # why it is not up, or was not at the last try
+        self.failure: Optional[str] = None  # why it is not up, or why the last try failed
         self.made_ns = time.monotonic_ns()
         self.inward = Tunnel(fastpath.GWI, eni, native, settings.tunnel_places, sources, starter,
                              self._interface_deleted, log)
@@ -66,11 +66,11 @@ class Endpoint:
         self._lock = threading.Lock()
         self._serving = threading.Lock()  # held while its T threads are made, and while it is seen to that no more are
         self._busy = False     # a job is queued or under way
-        self._deleted = False  # an interface has been, by somebody else
-        self._undo = False     # what there is of it is to be taken down, and made again
-        self._ended = False    # there is nothing left of it
-        self._retry_ns = 0     # when to try again what has failed
-        self._created = False  # its interfaces stand
+        self._deleted = False  # somebody else has deleted an interface
+        self._undo = False     # it has to be taken down and made again
+        self._ended = False    # nothing is left of it
+        self._retry_ns = 0     # when to try again after a failure
+        self._created = False  # its interfaces exist
         self._open = False     # its packets pass
         self._lively = False
         self._seen_ns = 0      # its newest packet at the last tick
@@ -88,7 +88,7 @@ class Endpoint:
     # ---- What others ask and tell of it ------------------------------------------------------------------------------
 
     def advance(self) -> None:
-        """Has its next step done, if there is one."""
+        """Queues its next step, if it has one."""
         with self._lock:
             if self._busy or self.predecessor or not self._next_step():
                 return
@@ -129,20 +129,20 @@ class Endpoint:
         self._filter.check()
 
     def packets(self) -> int:
-        """In and out."""
+        """Packets in both directions."""
         counters = self.counters()
         return counters["packets_out"] + counters["packets_sent"]
 
     def may_go(self) -> bool:
-        """Whether it makes room for another when there is none: it looks forged, or none of its flows is left."""
+        """Whether it may make room for another: it looks forged, or it has no flow left."""
         return self.state in (State.UP, State.FAILED) and (
             self.packets() < FEW_PACKETS or not self.native.flows(4) + self.native.flows(6))
 
     def counters(self) -> Counter[str]:
-        """Those of all its T threads, added up."""
+        """Adds up the counters of all its T threads."""
         rows = [row for tunnel in self.tunnels for row in tunnel.counters()]
         total: Counter[str] = collections.Counter(dict(zip(rows[0]._fields, map(sum, zip(*rows)))))
-        # Set before the counters went away, so it is there for whoever missed some of them.
+        # These are set before the counters go away, so a caller that missed some of them finds these.
         return total if self._final_counters is None else self._final_counters
 
     @property
@@ -152,7 +152,7 @@ class Endpoint:
         return self._carried
 
     def free(self) -> None:
-        """When nothing runs any more. Its counters stay what they are."""
+        """Frees the native endpoint once nothing runs any more. Its counters keep their values."""
         self._final_counters = self.counters()
         self.native.free()
 
@@ -174,7 +174,7 @@ class Endpoint:
         try:
             if step:
                 step(turn)
-        except Exception as error:  # whatever it was, it is told, and tried again
+        except Exception as error:  # whatever it was, the operator learns of it and it is tried again
             self._fail(f"{type(error).__name__}: {error}")
             if self.leaving.is_set():
                 time.sleep(RETRY_S)
@@ -193,6 +193,7 @@ class Endpoint:
         except (OSError, RuntimeError) as error:
             self._fail(getattr(error, "strerror", None) or str(error))
             return
+        self._commands.owe_destroy()
         for tunnel in self.tunnels:
             tunnel.settle()
         self._filter.tell_if_overruled()
@@ -221,7 +222,7 @@ class Endpoint:
         self._created = True
 
     def _run_create_hook(self, turn: Turn) -> bool:
-        """False when nothing may pass: the rules that the hook was to set may be missing. Raises when it cannot be run."""
+        """False: nothing may pass, for the hook's rules may be missing. Raises OSError or RuntimeError when it cannot start."""
         if self._stopping.is_set() or self.leaving.is_set():
             return False
         hook = self._commands.create(turn, self.leaving)
@@ -249,14 +250,14 @@ class Endpoint:
         self._take_down(turn)
         self._ended = True
         turn.end()
-        self.native.forget()  # before the table's lock is taken
+        self.native.forget()  # now, as _gone() takes the table's lock
         self._gone(self)
 
     def _take_down(self, turn: Turn) -> None:
-        """Its threads, then the destroy hook, while the interfaces still stand, and then those.
+        """Ends its threads, runs the destroy hook while the interfaces still exist, and then deletes those.
 
-        Its threads first: what is in its rings must not meet a Linux from which the hook has taken the rules. It stays in the
-        rings when an interface has been deleted.
+        The threads end first: frames in the rings must not reach Linux once the hook has removed its rules. When somebody has
+        deleted an interface, they stay in the rings.
         """
         with self._serving:
             for tunnel in self.tunnels:

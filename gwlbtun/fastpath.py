@@ -78,9 +78,9 @@ class Handler:
         return self._library.gw_handler_flow_entries(self._handler)
 
     def set_sources(self, ranges: "array[int]", interfaces: "array[int]", uplinks: bool) -> Optional[int]:
-        """Judges datagrams by this from now on. ranges: struct gw_source_range, one after the other.
+        """Judges datagrams by this table from now on. ranges: struct gw_source_range, one after the other.
 
-        Returns what was in force before, for retire_sources(). Raises OSError.
+        Returns the table that was in force before, for retire_sources(). Raises OSError.
         """
         old = c_void_p()
         _check(self._library.gw_sources_set(self._handler, ranges.buffer_info()[0], len(ranges) // 2,
@@ -88,11 +88,11 @@ class Handler:
         return old.value
 
     def retire_sources(self, old: Optional[int]) -> None:
-        """Frees it, when no receiver uses it any more."""
+        """Frees the old table once no receiver uses it."""
         self._library.gw_sources_retire(self._handler, old)
 
     def allow_endpoints(self, enis: Iterable[int]) -> None:
-        """Refuses all other ENI IDs. To be called before a receiver runs."""
+        """Refuses all other ENI IDs. To be called before any receiver runs."""
         numbers = array("Q", sorted(set(enis)))
         _check(self._library.gw_endpoints_allow(self._handler, numbers.buffer_info()[0], len(numbers)))
 
@@ -100,7 +100,7 @@ class Handler:
         return self.shim.read_counters(self._library.gw_receiver_counters(self._handler, receiver))
 
     def receive(self, receiver: int, fd: int) -> None:
-        """Receives until stop(). Raises OSError when the socket is of no more use."""
+        """Receives until stop(). Raises OSError when the socket has become useless."""
         _check(self._library.gw_receiver_run(self._handler, receiver, fd))
 
     def listen(self, timeout_ms: int) -> List[int]:
@@ -109,15 +109,15 @@ class Handler:
         return self._announced[:heard]
 
     def set_full(self, full: bool) -> None:
-        """Whether there are as many endpoints as there may be, for the counters' sake."""
+        """Says whether another endpoint can be made: the counters tell drops for that reason apart."""
         self._library.gw_handler_set_full(self._handler, full)
 
     def limit_rings(self, size: int) -> None:
-        """What the rings of all endpoints may hold together, in bytes."""
+        """Bounds what the rings of all endpoints hold together, in bytes."""
         self._library.gw_handler_limit_rings(self._handler, size)
 
     def endpoint(self, eni: int) -> "NativeEndpoint":
-        """Makes and publishes an endpoint. Raises OSError: ENOSPC when there are too many."""
+        """Makes and publishes an endpoint. Raises OSError, with ENOSPC when there are too many."""
         endpoint = self._library.gw_endpoint_new(self._handler, eni)
         if not endpoint:
             raise _failure()
@@ -157,18 +157,18 @@ class NativeEndpoint:
         self._library.gw_endpoint_stop(self._endpoint)
 
     def close(self) -> None:
-        """After stop(), when its T threads have ended: as before open()."""
+        """After stop(), when its T threads have ended: takes it back to where it was before open()."""
         self._library.gw_endpoint_close(self._endpoint)
 
     def bell(self, side: int, thread: int) -> int:
-        """The descriptor that becomes readable when that T thread is needed."""
+        """Returns the descriptor that becomes readable when that T thread is needed."""
         return self._library.gw_tunnel_bell(self._endpoint, side, thread)
 
     def has_frames(self, side: int, thread: int) -> bool:
         return bool(self._library.gw_tunnel_has_frames(self._endpoint, side, thread))
 
     def forget(self) -> None:
-        """Forgets its flows, which takes a while when there are many, before free()."""
+        """Before free(): forgets its flows. With a large flow table it takes a while."""
         self._library.gw_endpoint_forget(self._endpoint)
 
     def free(self) -> None:
@@ -177,11 +177,11 @@ class NativeEndpoint:
             self._endpoint = None
 
     def run(self, side: int, thread: int, fd: int) -> None:
-        """Serves one queue until stop(). Raises OSError when the device is of no more use."""
+        """Serves one queue until stop(). Raises OSError when the device has become useless."""
         _check(self._library.gw_tunnel_run(self._endpoint, side, thread, fd))
 
     def age(self) -> None:
-        """Once a second: has sockets closed that have been idle for long."""
+        """Once a second: lets its T threads close sockets that have been idle for long."""
         with self._lock:
             if self._endpoint is not None:
                 self._library.gw_endpoint_age(self._endpoint)

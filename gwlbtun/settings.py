@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""What every part is given: each option with its spellings, default, limits and check, said once."""
+"""The settings: each option with its spellings, default, limits and check, in one place."""
 import dataclasses
 import os
 from typing import Any, Callable, Dict, FrozenSet, List, Optional, Tuple
@@ -18,8 +18,8 @@ def _option(default: Any, *flags: str, help: str, metavar: Optional[str] = None,
             without: str = "its default holds") -> Any:
     """A field of Settings that the command line sets. Without a metavar it is a switch.
 
-    unset: the texts that stand for the default, as an empty variable of a unit file does; without: what that means.
-    With a tuple for a default it may be given several times, and has what all of them give.
+    unset: the texts that stand for the default; an empty variable of a unit file gives such a text. without: what the
+    default means. With a tuple for a default, the option may be given several times and its values add up.
     """
     return dataclasses.field(default=default, metadata={"flags": flags, "help": help, "metavar": metavar, "check": check,
                                                         "unset": unset, "without": without})
@@ -27,7 +27,7 @@ def _option(default: Any, *flags: str, help: str, metavar: Optional[str] = None,
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a thread of the packet path runs, and so what it is called."""
+    """Where a thread of the packet path runs; its name follows from that."""
 
     name: str
     number: int
@@ -36,7 +36,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Everything that can be chosen, as parsed and checked."""
+    """All options, parsed and checked."""
 
     create_hook: Optional[str] = _option(
         None, "-c", "--cmdnew", metavar="FILE", check=checks.command, without="there is no create hook",
@@ -47,19 +47,19 @@ class Settings:
         help="command called before an endpoint's interfaces are destroyed, with the same arguments but DESTROY")
     hook_jobs: int = _option(
         1, "--hook-jobs", metavar="NUM", check=checks.whole_number(1, 64, "hooks"),
-        help="hooks that may run side by side (default: 1, for those that number what they make by what is there)")
+        help="hooks that may run side by side (default: 1, since some hooks number what they make by what exists)")
     require_hook: bool = _option(
         False, "--require-hook", help="let no packet into an endpoint whose create hook has failed")
     endpoint_idle_s: int = _option(
         0, "-t", "--timeout", metavar="TIME", check=checks.whole_number(0, 31_536_000, "seconds"),
-        help="destroy an endpoint that has had no packet for TIME seconds; 0, the default: never")
+        help="destroy an endpoint after TIME seconds without a packet; 0 (the default) means never")
     flow_idle_s: int = _option(
         350, "-i", "--idle", metavar="TIME", check=checks.whole_number(1, 86_400, "seconds"),
-        help="forget a flow that has had no packet for TIME seconds (default: 350)")
+        help="forget a flow after TIME seconds without a packet (default: 350)")
     health_port: Optional[Address] = _option(
         None, "-p", "--port", metavar="PORT", check=checks.address, unset=("", "0"),
         without="there is no health port",
-        help="answer health checks over HTTP on TCP port PORT, or with ADDRESS:PORT on that address only (default: none)")
+        help="answer health checks over HTTP on TCP port PORT, or on one address only with ADDRESS:PORT (default: none)")
     health_json: bool = _option(False, "-j", "--json", help="answer health checks in JSON")
     health_status_only: bool = _option(False, "-s", help="answer health checks with the status only, no body")
     debug: bool = _option(False, "-d", "--debug", help="log everything at debug, as --logging all=debug")
@@ -70,29 +70,29 @@ class Settings:
              + ", ".join(level.name.lower() for level in Level) + " (default: all=important)")
     udp_threads: Optional[int] = _option(
         None, "--udpthreads", metavar="NUM", check=checks.whole_number(1, UDP_THREADS_MAX, "threads"),
-        help="threads that receive from the load balancer (default: the cores gwlbtun may run on)")
+        help="threads that receive from the load balancer (default: one for each core that gwlbtun may run on)")
     udp_affinity: Optional[Tuple[int, ...]] = _option(
         None, "--udpaffinity", metavar="AFFIN", check=checks.cores(UDP_THREADS_MAX),
         help="cores for them, one thread on each, such as 1-2,4,7-8; wins over the number")
     tunnel_threads: Optional[int] = _option(
         None, "--tunthreads", metavar="NUM", check=checks.whole_number(1, TUNNEL_THREADS_MAX, "threads"),
-        help="threads that serve each tunnel interface (default: the cores gwlbtun may run on)")
+        help="threads that serve each tunnel interface (default: one for each core that gwlbtun may run on)")
     tunnel_affinity: Optional[Tuple[int, ...]] = _option(
         None, "--tunaffinity", metavar="AFFIN", check=checks.cores(TUNNEL_THREADS_MAX),
         help="cores for them, as --udpaffinity")
     rcvbuf_mb: int = _option(
         32, "--rcvbuf", metavar="MB", check=checks.whole_number(1, RCVBUF_MB_MAX, "megabytes"),
-        help="receive buffer asked for each UDP socket (default: 32)")
+        help="receive buffer to ask for, for each UDP socket (default: 32)")
     offload: FrozenSet[str] = _option(
         frozenset(OFFLOADS), "--offload", metavar="LIST", check=checks.offload_list,
         help="segmentation offloads to use where the kernel has them: none or a list of " + ", ".join(OFFLOADS)
              + " (default: all)")
     max_endpoints: int = _option(
         1024, "--max-endpoints", metavar="NUM", check=checks.whole_number(1, 65_536, "endpoints"),
-        help="most endpoints at a time (default: 1024)")
+        help="the most endpoints at a time (default: 1024)")
     max_flows: int = _option(
         2_097_152, "--max-flows", metavar="NUM", check=checks.whole_number(16, 1 << 28, "flows"),
-        help="most flows at a time (default: 2097152)")
+        help="the most flows at a time (default: 2097152)")
 
     allow_from: Tuple[Tuple[int, int], ...] = _option(
         (), "--allow-from", metavar="CIDR,...", check=checks.networks,
@@ -103,11 +103,11 @@ class Settings:
         help="serve these endpoints only, such as vpce-0123456789abcdef0; may be given several times (default: all)")
     uplinks: Tuple[str, ...] = _option(
         (), "--uplink", metavar="IFNAME,...", check=checks.uplinks,
-        help="take packets by these interfaces only; may be given several times (default: all but lo, gwi and gwo)")
+        help="take packets through these interfaces only; may be given several times (default: all but lo, gwi and gwo)")
 
     @property
     def log_levels(self) -> Dict[str, Level]:
-        """The level of each section: -d, then -x, then --logging, of which the later wins."""
+        """The level of each section: -d, then -x, then --logging, of which the last wins."""
         levels = dict.fromkeys(SECTIONS, Level.DEBUG if self.debug else Level.IMPORTANT)
         if self.hex_dumps:
             levels.update(dict.fromkeys(DUMPED_SECTIONS, Level.DEBUGDETAIL))

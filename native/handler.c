@@ -153,12 +153,13 @@ static unsigned hear(struct gw_handler *handler, uint64_t *eni, unsigned most)
 	unsigned heard = 0;
 
 	for (unsigned i = 0; i < handler->receivers; i++) {
-		struct gw_receiver *receiver = handler->receiver[(handler->listen_next + i) % handler->receivers];
+		unsigned at = handler->listen_next + i;
+		struct gw_receiver *receiver = handler->receiver[at < handler->receivers ? at : at - handler->receivers];
 
 		while (heard < most && gw_receiver_hear(receiver, &eni[heard]))
 			heard++;
 	}
-	handler->listen_next = (handler->listen_next + 1) % handler->receivers;
+	handler->listen_next = handler->listen_next + 1 < handler->receivers ? handler->listen_next + 1 : 0;
 	return heard;
 }
 

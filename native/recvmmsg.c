@@ -14,7 +14,7 @@
  * ask for the entry, learn the flow, and then hand over.  A packet of the same flow as the one before it, from the same
  * sender with the very same Geneve header, only follows: what was found out about the first holds for it.  Handing
  * over groups the frames by flow, in order, through a small hash table (linear in the number of frames), merges the
- * runs of each group into super-packets (offload.c) and copies them to the ring.  Fragments are not grouped, nor is
+ * runs of each group into super-packets (merge.c) and copies them to the ring.  Fragments are not grouped, nor is
  * anything across them, for the parts of a datagram have different keys and shall stay in order.  What was written
  * to a ring is published at the end of the pass, or when it has come to PUBLISH_BYTES.
  *
@@ -33,7 +33,7 @@
 #include <unistd.h>
 
 #include "handler.h"
-#include "offload.h"
+#include "merge.h"
 #include "packet.h"
 #include "relief.h"
 #include "source.h"
@@ -297,7 +297,7 @@ static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoi
 	frame->packets = merge->count;
 	frame->bytes = 0;
 	for (unsigned i = 0; i < merge->count; i++)
-		frame->bytes += merge->segment[i]->len;
+		frame->bytes += merge->segment[i]->packet->len;
 	gw_ring_commit(ring, frame, sizeof(vnet) + merge->length);
 	receiver->written++;
 	touch(receiver, endpoint);
@@ -363,13 +363,11 @@ static void merge_group(struct gw_receiver *receiver, unsigned first)
 static void inspect(struct gw_receiver *receiver, unsigned i)
 {
 	const struct gw_packet *packet = &receiver->frame[i].packet;
-	struct gw_segment *segment = &receiver->segment[i];
 	unsigned offload = packet->protocol == IPPROTO_TCP ? GW_OFFLOAD_MERGE_TCP : GW_OFFLOAD_MERGE_UDP;
 
-	if (receiver->frames > 1 && receiver->handler->offloads & offload)
-		gw_segment_inspect(segment, packet->data, packet->len);
-	else
-		*segment = (struct gw_segment){ .data = packet->data, .len = packet->len };
+	receiver->segment[i] = (struct gw_segment){ .packet = packet,
+		                                    .mergeable = packet->mergeable &&
+		                                                 receiver->handler->offloads & offload };
 }
 
 static void hand_over_span(struct gw_receiver *receiver, unsigned from, unsigned to)

@@ -20,9 +20,9 @@
 #include <unistd.h>
 
 #include "handler.h"
-#include "offload.h"
 #include "packet.h"
 #include "relief.h"
+#include "split.h"
 #include "transmit.h"
 
 /* Packets read before they are sent, at most: the more are at hand, the more of them go to the same port of the load balancer,
@@ -181,7 +181,7 @@ static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header 
 	if (len == 0 || gw_packet_parse(data, len, data[0] >> 4 == 6 ? 6 : 4, &packet)) {
 		reason = GW_drop_not_ip;
 	} else {
-		segments = gw_split_begin(&split, vnet, data, packet.len);
+		segments = gw_split_begin(&split, vnet, &packet, data);
 		if (segments < 0)
 			reason = GW_drop_segmentation;
 		else if (!find_path(tunnel, &packet, &path, now))

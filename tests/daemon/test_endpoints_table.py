@@ -98,7 +98,7 @@ def test_threads_that_could_not_be_started_are_started_later(table, monkeypatch)
     wait(lambda: endpoint.state is State.UP)
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as linux:
         linux.sendto(PACKET, (endpoint.outward.name, 0x0800))
-    table.book.wait_for("A tunnel thread cannot be started (can't start new thread: allow more of them")
+    table.book.wait_for("gwlbtun cannot start a tunnel thread (can't start new thread: allow more of them")
     assert endpoint.outward.threads == []
     starved.clear()
     wait(lambda: endpoint.counters()["drop_no_flow"] == 1)

@@ -237,10 +237,10 @@ def test_an_endpoint_that_fails_to_come_up_is_shown_and_tried_again(lab):
     endpoint.send(udp())
     assert lab.wait(lambda: daemon.eni(endpoint) and daemon.eni(endpoint)["state"] == "failed to come up")
     assert reasons(daemon) == []
-    assert daemon.eni(endpoint)["failure"] == (f"there is an interface {GWO} of someone else: "
+    assert daemon.eni(endpoint)["failure"] == (f"somebody else has an interface {GWO}: "
                                                f"delete it with ip link delete {GWO}")
     page = rendered(health.HTML, daemon.health())
-    assert f"Handler for ENI {ENI:017x}: failed to come up (there is an interface {GWO} of someone else" in page
+    assert f"Handler for ENI {ENI:017x}: failed to come up (somebody else has an interface {GWO}" in page
     assert GWI not in lab.appliance.ip("link")
     assert len(re.findall(r"\(core,critical\) : Cannot create gwi-", daemon.log())) == 1
     lab.appliance.ip(f"link delete {GWO}")

@@ -25,6 +25,7 @@ def test_a_device(namespace):
     device = tun.Device("gwi-uur953OEv0f", 3, fastpath.OFFLOAD_MERGE_TCP)
     assert "UP" not in details(namespace, device.name)["flags"]
     device.up()
+    device.settle()
     link = details(namespace, device.name)
     assert "UP" in link["flags"]
     assert (link["mtu"], link["txqlen"]) == (8500, tun.TX_QUEUE_GIVEN) and link["qdisc"] != "noqueue"
@@ -46,7 +47,7 @@ def test_a_name_of_someone_else(namespace, kind):
         namespace.ip("link add gwi-1 type veth peer name other")
     else:
         namespace.ip("tuntap add gwi-1 mode tun multi_queue vnet_hdr")
-    with pytest.raises(OSError, match="interface gwi-1 of someone else: delete it") as raised:
+    with pytest.raises(OSError, match="somebody else has an interface gwi-1: delete it") as raised:
         tun.Device("gwi-1", 2, 0)
     assert raised.value.errno == errno.EBUSY
     assert "gwi-1" in namespace.ip("link")

@@ -153,7 +153,7 @@ def test_what_the_uplink_does_not_take_is_told(lab):
         packet = datagram(number, size)
         endpoint.flow(packet).renew(port=port)
         endpoint.send(packet)
-        assert lab.wait(lambda flow=endpoint.flow(packet): flow.returned == 1)
+        assert lab.wait(lambda: endpoint.flow(packet).returned == 1)
         before, lost_before = counters.returned, drops(daemon).get("send", 0)
         with narrow_uplink(lab, 150_000):
             for _ in range(5):

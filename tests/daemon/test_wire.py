@@ -8,7 +8,7 @@ import pytest
 import gwlb
 import packets
 from lab import CLIENT, ENI, SERVER
-from test_offload import random_stream
+from superpackets import random_stream
 from test_transmit import all_return, send_all, stopped
 
 ROUNDS = 15

@@ -13,6 +13,7 @@ from gwlbtun import geneve
 from gwlbtun.fastpath import Shim
 
 import packets
+from offload import Packet
 
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "native"
@@ -30,11 +31,6 @@ class Path_(ctypes.Structure):
 
     _fields_ = [("gwlb_address", c_uint32), ("own_address", c_uint32), ("gwlb_port", c_uint16),
                 ("header_len", c_uint16), ("header", c_uint64 * 33)]
-
-
-class Packet(ctypes.Structure):
-    _fields_ = [("data", c_char_p), ("len", c_uint32), ("family", c_uint8), ("protocol", c_uint8),
-                ("fragment", c_bool), ("later_fragment", c_bool), ("l4_offset", c_uint16), ("fragment_id", c_uint32)]
 
 
 class Keys(ctypes.Structure):

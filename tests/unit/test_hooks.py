@@ -131,7 +131,7 @@ def test_what_it_prints_is_bounded_and_ends_with_its_last_lines(hook, script, bo
     *shown, count, failure = [text for text in important(book) if not text.startswith("    ")]
     title = "CREATE hook of gwi-e8WXgsTQDkf"
     assert shown == [f"{title}: {number + 1}" for number in range(listener.RUN_LINES)]
-    assert count == f"{title}: 50 more lines, which are not shown."
+    assert count == f"{title}: 50 more lines are not shown."
     assert failure == f"The {title} ended with status 3; its last lines:"
     assert important(book)[-listener.KEPT_LINES:] == [
         f"    {number + 1}" for number in range(lines - listener.KEPT_LINES, lines)]
@@ -140,7 +140,7 @@ def test_what_it_prints_is_bounded_and_ends_with_its_last_lines(hook, script, bo
 def test_one_that_prints_a_lot_and_succeeds_says_how_much_it_was(hook, script, book):
     assert hook(script(f"seq {listener.RUN_LINES + 5}")).run()
     assert important(book)[listener.RUN_LINES:] == [
-        "CREATE hook of gwi-e8WXgsTQDkf: 5 more lines, which are not shown."]
+        "CREATE hook of gwi-e8WXgsTQDkf: 5 more lines are not shown."]
 
 
 def test_what_it_leaves_in_the_background_prints_some_lines_a_second(hook, script, book, tmp_path):
@@ -152,7 +152,7 @@ def test_what_it_leaves_in_the_background_prints_some_lines_a_second(hook, scrip
     texts = important(book)
     lines = [text for text in texts if text.endswith(": y")]
     assert len(lines) <= listener.LATER_LINES * (time.monotonic() - begin + 1)
-    untold = sum(int(text.split(": ")[1].split()[0]) for text in texts if "which are not shown" in text)
+    untold = sum(int(text.split(": ")[1].split()[0]) for text in texts if "are not shown" in text)
     assert len(lines) + untold == 100_000
 
 
@@ -278,7 +278,7 @@ def test_one_that_outlives_a_stop_is_terminated_with_all_it_started(hook, script
     thread.join(10)
     assert result == [False] and running.terminated
     wait_for(lambda: ended(child))
-    assert any("still runs and is terminated" in text for text in important(book))
+    assert any("still runs. gwlbtun terminates it" in text for text in important(book))
 
 
 def test_one_that_ignores_sigterm_is_killed(hook, script, tmp_path, monkeypatch):

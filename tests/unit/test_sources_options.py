@@ -20,8 +20,8 @@ from gwlbtun.sources import EVERYWHERE
     (["--allow-endpoint", "0123456789abcdef01"], ["is not the ID of an endpoint"]),
     (["--uplink", "eth0,"], ["'' is not the name of an interface"]),
     (["--uplink", "a-name-of-sixteen"], ["'a-name-of-sixteen' is not the name"]),
-    (["--uplink", "lo"], ["no load balancer sends by lo"]),
-    (["--uplink", "gwi-abc"], ["no load balancer sends by gwi-abc"]),
+    (["--uplink", "lo"], ["no load balancer sends through lo"]),
+    (["--uplink", "gwi-abc"], ["no load balancer sends through gwi-abc"]),
 ])
 def test_usage_errors_are_one_clear_line(arguments, parts):
     done = run(*arguments)
