@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT-0
 # The system packages of the project, by purpose. Only this script lists them: `make` and .ci/run ask it, and
-# tests/test_packages.py checks README.md and CONTRIBUTING.md against it.
+# tests/unit/test_packages.py checks README.md and CONTRIBUTING.md against it.
 #
 # Usage: tools/packages.sh command PURPOSE... [debian|amazon]   prints the command that installs them, here or there
 #        tools/packages.sh install PURPOSE...                   installs those that are missing here, and names them

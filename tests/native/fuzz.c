@@ -2,7 +2,7 @@
 /*
  * fuzz.c - what the network can hand to the parsers, at every length and with any bytes changed, for the sanitizers.
  *
- * Built and run by tests/test_native.py.  Each input lies in memory of exactly its own size, so that AddressSanitizer
+ * Built and run by test_native.py.  Each input lies in memory of exactly its own size, so that AddressSanitizer
  * sees a single byte read beyond it.  The program is told how many rounds to do and with which seed.
  */
 #include <stdio.h>

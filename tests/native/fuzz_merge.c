@@ -2,7 +2,7 @@
 /*
  * fuzz_merge.c - random bytes, more or less like packets, for gw_merge_...() and the sanitizers.
  *
- * Built and run by tests/test_merge.py, with the number of rounds and a seed.  Prints how many packets joined a run.
+ * Built and run by test_merge.py, with the number of rounds and a seed.  Prints how many packets joined a run.
  */
 #include <string.h>
 

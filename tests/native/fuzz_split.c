@@ -2,7 +2,7 @@
 /*
  * fuzz_split.c - random bytes, more or less like packets, for gw_split_...() and the sanitizers.
  *
- * Built and run by tests/test_split.py, with the number of rounds and a seed.  Prints how many packets were cut into several.
+ * Built and run by test_split.py, with the number of rounds and a seed.  Prints how many packets were cut into several.
  */
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * layouts.c - where the fields are of the structures that tests/offload.py has as well, for it to compare.
+ * layouts.c - where the fields are of the structures that tests/support/offload.py has as well, for it to compare.
  *
  * Theory of operation: a constant table; anyone may read it.
  */

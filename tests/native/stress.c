@@ -2,7 +2,7 @@
 /*
  * stress.c - the flow table and the frame ring under as many threads as use them, for the sanitizers.
  *
- * Built and run by tests/test_native.py, plain and under ThreadSanitizer, AddressSanitizer and UBSan.
+ * Built and run by test_native.py, plain and under ThreadSanitizer, AddressSanitizer and UBSan.
  *
  * Flows: writers learn and relearn a small set of keys, each time under a header that all of its words can be checked
  * against; readers must never see a header that is not whole or not of their key; a sweeper expires, another forgets.  The

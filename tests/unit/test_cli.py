@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from command import PROGRAM, run  # noqa: F401: a fixture
+from command import PROGRAM, run  # noqa: F401
 from gwlbtun import cli
 from gwlbtun.checks import Address
 from gwlbtun.settings import Settings

@@ -22,7 +22,7 @@ SOUND = {
     "gwlbtun/geneve.py": "from . import __version__\n",
     "gwlbtun/trace.py": "from .geneve import parse\n",
     "gwlbtun/daemon.py": "from gwlbtun import trace\nimport gwlbtun.geneve\n",
-    "tests/test_geneve.py": "import pytest\n",
+    "tests/unit/test_geneve.py": "import pytest\n",
 }
 
 
@@ -58,7 +58,8 @@ def lines(number):
 
 @pytest.mark.parametrize("name, most", [
     ("native/big.h", 500), ("native/deeper/big.h", 500), ("bench/big.h", 500), ("tests/native/big.h", 500),
-    ("gwlbtun/big.py", 300), ("bench/big.py", 300), ("tools/big.py", 300), ("tests/big.py", 500), ("tests/unit/big.py", 500),
+    ("gwlbtun/big.py", 300), ("bench/big.py", 300), ("tools/big.py", 300), ("tests/unit/big.py", 500), ("tests/big.py", 500),
+    ("tests/support/big.py", 500),
 ])
 def test_a_file_may_be_so_long_and_no_longer(check, name, most):
     assert check(**{name: lines(most)})[0] == 0
@@ -92,6 +93,8 @@ def test_a_c_file_that_is_no_program_needs_a_header(check, name, text, faulty):
      "gwlbtun/geneve -> gwlbtun/trace -> gwlbtun/geneve"),
     ({"gwlbtun/__init__.py": "from .geneve import parse\n"}, "gwlbtun/__init__ -> gwlbtun/geneve -> gwlbtun/__init__"),
     ({"bench/chart.py": "import run\n"}, "bench/chart -> bench/run -> bench/chart"),
+    ({"tests/support/lab.py": "import gwlb\n", "tests/support/gwlb.py": "from lab import ENI\n"},
+     "tests/support/gwlb -> tests/support/lab -> tests/support/gwlb"),
 ])
 def test_a_circle_is_told_with_all_its_rooms(check, changes, circle):
     assert check(**changes) == (1, [f"{circle.split()[0]}: is in a circle: {circle}"])
@@ -114,8 +117,8 @@ def test_two_circles_are_two_faults(check):
 
 
 def test_every_fault_has_a_line(check):
-    status, printed = check(**{"native/lone.c": lines(501), "tests/test_big.py": lines(501),
+    status, printed = check(**{"native/lone.c": lines(501), "tests/unit/test_big.py": lines(501),
                                "bench/chart.py": "import run\n"})
     assert status == 1
     assert [line.partition(":")[0] for line in printed] == [
-        "native/lone.c", "tests/test_big.py", "native/lone.c", "bench/chart"]
+        "native/lone.c", "tests/unit/test_big.py", "native/lone.c", "bench/chart"]
