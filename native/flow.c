@@ -31,7 +31,6 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <time.h>
 
 #include "flow_bucket.h"
 #include "flow_entry.h"
@@ -74,14 +73,6 @@ static void give_continuations(struct gw_flows *flows, unsigned slot, uint32_t f
 static void give(struct gw_flows *flows, unsigned slot, uint32_t index);
 
 /* ---- Made -----------------------------------------------------------------------------------------------------------*/
-
-uint32_t gw_flows_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (uint32_t)now.tv_sec + 1;
-}
 
 struct gw_flows *gw_flows_new(uint32_t max, uint32_t slots)
 {

@@ -6,6 +6,7 @@
  * the path of a packet but gw_endpoint_find().
  */
 #include "handler.h"
+#include "bell.h"
 #include "relief.h"
 #include "source.h"
 #include "transmit.h"
@@ -14,7 +15,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -23,28 +23,6 @@
 const char *gw_build_id(void)
 {
 	return GW_BUILD_ID;
-}
-
-const char *gw_counter_name(unsigned counter)
-{
-	static const char *const names[] = {
-#define COUNTER_NAME(name, text) #name,
-		GW_COUNTER_LIST(COUNTER_NAME)
-#undef COUNTER_NAME
-	};
-
-	return counter < GW_COUNTERS ? names[counter] : NULL;
-}
-
-const char *gw_counter_text(unsigned counter)
-{
-	static const char *const texts[] = {
-#define COUNTER_TEXT(name, text) text,
-		GW_COUNTER_LIST(COUNTER_TEXT)
-#undef COUNTER_TEXT
-	};
-
-	return counter < GW_COUNTERS ? texts[counter] : NULL;
 }
 
 /* Each connected socket may hold a port that nobody else on the host can have then: well over half of the 28,232 that
@@ -84,7 +62,7 @@ struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, u
 	handler->raw_fd = raw_fd;
 	if (raw_fd >= 0)
 		gw_transmit_prepare(raw_fd);
-	handler->control_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	handler->control_bell = gw_bell_new();
 	atomic_init(&handler->ring_bytes, UINT64_MAX);
 	atomic_init(&handler->receive_fd, -1);
 	atomic_init(&handler->sockets_left, socket_budget());
@@ -141,13 +119,8 @@ void gw_handler_set_full(struct gw_handler *handler, int full)
 
 void gw_handler_call_control(struct gw_handler *handler)
 {
-	const uint64_t one = 1;
-
-	if (atomic_load(&handler->control_sleeps) && atomic_exchange(&handler->control_sleeps, false)) {
-		ssize_t written = write(handler->control_bell, &one, sizeof(one));
-
-		(void)written; /* EAGAIN: it rings already */
-	}
+	if (atomic_load(&handler->control_sleeps) && atomic_exchange(&handler->control_sleeps, false))
+		gw_bell_ring(handler->control_bell);
 }
 
 static unsigned hear(struct gw_handler *handler, uint64_t *eni, unsigned most)
@@ -168,16 +141,13 @@ unsigned gw_handler_listen(struct gw_handler *handler, uint64_t *eni, unsigned m
 {
 	struct pollfd bell = { .fd = handler->control_bell, .events = POLLIN };
 	unsigned heard = hear(handler, eni, most);
-	uint64_t rung;
 
 	if (heard > 0)
 		return heard;
 	atomic_store(&handler->control_sleeps, true);
 	heard = hear(handler, eni, most);
 	if (heard == 0 && poll(&bell, 1, timeout_ms) > 0) {
-		ssize_t got = read(handler->control_bell, &rung, sizeof(rung));
-
-		(void)got;
+		gw_bell_silence(handler->control_bell);
 		heard = hear(handler, eni, most);
 	}
 	atomic_store(&handler->control_sleeps, false);
@@ -191,7 +161,7 @@ void gw_handler_stop(struct gw_handler *handler)
 
 uint64_t gw_handler_expire(struct gw_handler *handler)
 {
-	return gw_flows_expire(handler->flows, gw_flows_now(), handler->idle_s);
+	return gw_flows_expire(handler->flows, gw_now_s(), handler->idle_s);
 }
 
 uint64_t gw_handler_flow_entries(const struct gw_handler *handler)
@@ -372,7 +342,7 @@ static bool equip(struct gw_endpoint *endpoint)
 			tunnel->side = side;
 			tunnel->index = i;
 			tunnel->answers = true;
-			tunnel->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+			tunnel->bell = gw_bell_new();
 			if (tunnel->bell < 0)
 				return false;
 		}

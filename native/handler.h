@@ -17,8 +17,9 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <time.h>
 
+#include "clock.h"
+#include "counters.h"
 #include "flow.h"
 #include "gwlbtun.h"
 #include "ring.h"
@@ -26,28 +27,6 @@
 
 struct gw_receiver;
 struct gw_transmit;
-
-/* A thread's counters are on cache lines of their own; only that thread writes, or who is on duty for it. */
-struct gw_counters {
-	_Alignas(64) _Atomic uint64_t value[GW_COUNTERS];
-};
-
-static inline void gw_count(struct gw_counters *counters, enum gw_counter counter, uint64_t by)
-{
-	_Atomic uint64_t *value = &counters->value[counter];
-
-	atomic_store_explicit(value, atomic_load_explicit(value, memory_order_relaxed) + by, memory_order_relaxed);
-}
-
-static inline void gw_set(struct gw_counters *counters, enum gw_counter counter, uint64_t value)
-{
-	atomic_store_explicit(&counters->value[counter], value, memory_order_relaxed);
-}
-
-static inline uint64_t gw_get(const struct gw_counters *counters, enum gw_counter counter)
-{
-	return atomic_load_explicit(&counters->value[counter], memory_order_relaxed);
-}
 
 /* One T thread's. */
 struct gw_tunnel {
@@ -119,14 +98,6 @@ struct gw_handler {
 	unsigned listen_next; /* the control thread's: whose announcements it hears first */
 	_Atomic(struct gw_endpoint *) bucket[GW_ENDPOINT_BUCKETS];
 };
-
-static inline uint64_t gw_now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* U threads, inside a batch: the published endpoint of an ENI ID, or NULL. */
 struct gw_endpoint *gw_endpoint_find(const struct gw_handler *handler, uint64_t eni);

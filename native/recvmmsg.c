@@ -465,7 +465,7 @@ static void learn(struct gw_receiver *receiver, struct frame *frame, uint32_t no
 static void work_off(struct gw_receiver *receiver)
 {
 	const struct gw_flows *flows = receiver->handler->flows;
-	uint32_t now = gw_flows_now();
+	uint32_t now = gw_now_s();
 
 	for (unsigned i = 0; i < receiver->frames; i++) {
 		struct gw_packet_keys *keys = &receiver->frame[i].keys;

@@ -6,28 +6,12 @@
 
 #include <poll.h>
 #include <sched.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
+
+#include "bell.h"
 
 /* A T thread for which nothing has come for so long makes room for another. */
 #define UNUSED_S 2u
-
-static void ring(int bell)
-{
-	uint64_t one = 1;
-	ssize_t written = write(bell, &one, sizeof(one));
-
-	/* EAGAIN: it rings already.  Nothing else can go wrong with an eventfd. */
-	(void)written;
-}
-
-static void silence(int bell)
-{
-	uint64_t rung;
-	ssize_t got = read(bell, &rung, sizeof(rung));
-
-	(void)got;
-}
 
 /* ---- T threads ----------------------------------------------------------------------------------------------------*/
 
@@ -63,7 +47,7 @@ bool gw_duty_rest(struct gw_tunnel *tunnel)
 		/* No time-out: a timer for each sleep costs more than the rest of it. */
 		(void)poll(fds, duty == GW_DUTY_NOBODY ? 2 : 1, -1);
 		if (fds[0].revents)
-			silence(tunnel->bell);
+			gw_bell_silence(tunnel->bell);
 		if (change(tunnel, GW_DUTY_NOBODY, GW_DUTY_THREAD))
 			return fds[1].revents != 0;
 	}
@@ -78,7 +62,7 @@ void gw_duty_call(struct gw_tunnel *tunnel)
 			return;
 		if (duty == GW_DUTY_NOBODY || duty == GW_DUTY_ABSENT) {
 			if (change(tunnel, duty, GW_DUTY_THREAD)) {
-				ring(tunnel->bell);
+				gw_bell_ring(tunnel->bell);
 				return;
 			}
 		} else if (duty & GW_DUTY_CALLED || change(tunnel, duty, duty | GW_DUTY_CALLED)) {
@@ -114,7 +98,7 @@ bool gw_relief_begin(struct gw_relief *relief, struct gw_handler *handler, unsig
 {
 	relief->handler = handler;
 	relief->receiver = receiver;
-	relief->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	relief->bell = gw_bell_new();
 	return relief->bell >= 0;
 }
 
@@ -132,7 +116,7 @@ static void go_off(struct gw_relief *relief, struct gw_tunnel *tunnel)
 		return;
 	}
 	atomic_store(&tunnel->duty, GW_DUTY_THREAD);
-	ring(tunnel->bell);
+	gw_bell_ring(tunnel->bell);
 }
 
 static void remove_at(struct gw_relief *relief, unsigned i)
@@ -193,7 +177,7 @@ static bool stand_in(struct gw_relief *relief, struct gw_tunnel *tunnel, bool be
 	if (is_loss(tunnel, behind) || !make_room(relief, now_s) || !change(tunnel, GW_DUTY_NOBODY, own_duty(relief)))
 		return false;
 	/* Or it would stay in a poll that the kernel wakes for each packet, on its queue as well. */
-	ring(tunnel->bell);
+	gw_bell_ring(tunnel->bell);
 	relief->tunnel[relief->count] = tunnel;
 	relief->used_s[relief->count] = now_s;
 	atomic_store(&relief->count, relief->count + 1);
@@ -216,7 +200,7 @@ bool gw_relief_hand_over(struct gw_relief *relief, struct gw_endpoint *endpoint,
 	const unsigned threads = relief->handler->tunnel_threads;
 	struct gw_tunnel *in = &endpoint->tunnel[GW_GWI][relief->receiver % threads];
 	struct gw_tunnel *out = &endpoint->tunnel[GW_GWO][relief->receiver % threads];
-	const uint32_t now_s = gw_flows_now(); /* one for both, or the second might take the place of the first */
+	const uint32_t now_s = gw_now_s(); /* one for both, or the second might take the place of the first */
 
 	if (relief->handler->receivers > threads || !stand_in(relief, in, behind, now_s)) {
 		if (!lend_a_hand(relief, in, behind))
@@ -237,7 +221,7 @@ bool gw_relief_hand_over(struct gw_relief *relief, struct gw_endpoint *endpoint,
 
 void gw_relief_ring(const struct gw_relief *relief)
 {
-	ring(relief->bell);
+	gw_bell_ring(relief->bell);
 }
 
 bool gw_relief_on_duty(struct gw_relief *relief)
@@ -261,7 +245,7 @@ bool gw_relief_wait(struct gw_relief *relief, int fd, int timeout_ms)
 	if (poll(fds, count + 2, timeout_ms) < 0)
 		return false;
 	if (fds[1].revents)
-		silence(relief->bell);
+		gw_bell_silence(relief->bell);
 	/* From the last, as one that is handed back gives its place to that. */
 	for (unsigned i = count; i-- > 0;)
 		if (fds[i + 2].revents && !gw_tunnel_read(relief->tunnel[i]))
@@ -278,7 +262,7 @@ void gw_relief_leave(struct gw_relief *relief)
 void gw_relief_ask(struct gw_relief *relief)
 {
 	atomic_fetch_add(&relief->asked, 1);
-	ring(relief->bell);
+	gw_bell_ring(relief->bell);
 }
 
 void gw_relief_await(struct gw_relief *relief)

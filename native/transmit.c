@@ -383,7 +383,7 @@ static struct way *find_way(struct gw_transmit *transmit, const struct peer *pee
 
 bool gw_transmit_age(struct gw_transmit *transmit)
 {
-	uint32_t now = gw_flows_now();
+	uint32_t now = gw_now_s();
 
 	if (now == transmit->aged_s)
 		return transmit->open > 0;
@@ -671,7 +671,7 @@ static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *p
 	    transmit->scratch_used + RAW_HEADER + path->header_len + copied > SCRATCH_BYTES)
 		(void)gw_transmit_flush(transmit);
 	if (transmit->datagrams == 0)
-		transmit->now_s = gw_flows_now();
+		transmit->now_s = gw_now_s();
 	/* Segments of one super-packet come in a row. */
 	if (transmit->last && same_peer(&transmit->last->peer, &peer))
 		way = transmit->last;

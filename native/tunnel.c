@@ -224,7 +224,7 @@ static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more)
 			break;
 		}
 		if (packets++ == 0)
-			now = gw_flows_now();
+			now = gw_now_s();
 		memcpy(&vnet, tunnel->arena + at, sizeof(vnet));
 		handle_packet(tunnel, &vnet, tunnel->arena + at + sizeof(vnet), (size_t)len - sizeof(vnet), now);
 		at += ((size_t)len + 63) & ~(size_t)63;

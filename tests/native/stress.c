@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../native/clock.h"
 #include "../../native/flow.h"
 #include "../../native/ring.h"
 
@@ -81,7 +82,7 @@ static void *write_flows(void *argument)
 
 		make_key(&key, n);
 		make_path(&path, n, (unsigned)rand_r(&seed) & 0xffff);
-		gw_flows_learn(flows, &key, &path, gw_flows_now());
+		gw_flows_learn(flows, &key, &path, gw_now_s());
 	}
 	return NULL;
 }
@@ -96,7 +97,7 @@ static void *read_flows(void *argument)
 		struct gw_flow_key key;
 
 		make_key(&key, n);
-		if (gw_flows_find(flows, &key, &path, gw_flows_now())) {
+		if (gw_flows_find(flows, &key, &path, gw_now_s())) {
 			check_path(&path, n);
 			atomic_fetch_add(&found, 1);
 		}
@@ -109,7 +110,7 @@ static void *sweep(void *argument)
 	(void)argument;
 	for (unsigned i = 0; !atomic_load(&done); i++) {
 		/* A clock some way ahead, so that now and then all is old. */
-		gw_flows_expire(flows, gw_flows_now() + (i % 16 == 0 ? 20 : 0), 10);
+		gw_flows_expire(flows, gw_now_s() + (i % 16 == 0 ? 20 : 0), 10);
 	}
 	return NULL;
 }
