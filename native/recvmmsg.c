@@ -34,7 +34,10 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "handler.h"
+#include "recvmmsg.h"
+#include "clock.h"
+#include "flow.h"
+#include "geneve.h"
 #include "offload.h"
 #include "packet.h"
 #include "relief.h"
@@ -101,9 +104,11 @@ struct message {
 
 struct gw_receiver {
 	struct gw_counters counters;
-	_Alignas(64) _Atomic uint32_t batch;
+	struct gw_gate gate;
 	struct gw_relief relief;
-	struct gw_handler *handler;
+	struct gw_shared *shared;
+	struct gw_endpoints *endpoints;
+	struct gw_admission *admission;
 	unsigned index;
 	int fd;
 	unsigned wanted; /* datagrams in the next batch, at most */
@@ -142,7 +147,8 @@ static void reset_header(struct gw_receiver *receiver, unsigned i)
 	receiver->header[i].msg_hdr.msg_controllen = sizeof(receiver->control[i]);
 }
 
-struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
+struct gw_receiver *gw_receiver_new(struct gw_shared *shared, struct gw_endpoints *endpoints,
+                                    struct gw_admission *admission, unsigned index)
 {
 	/* Mapped: a buffer takes the memory that the largest datagram in it took. */
 	struct gw_receiver *receiver = mmap(NULL, sizeof(*receiver), PROT_READ | PROT_WRITE,
@@ -150,15 +156,20 @@ struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
 
 	if (receiver == MAP_FAILED)
 		return NULL;
-	if (!gw_relief_begin(&receiver->relief, handler, index)) {
+	if (!gw_gate_begin(&receiver->gate)) {
 		munmap(receiver, sizeof(*receiver));
 		return NULL;
 	}
-	if (!gw_waiting_begin(&receiver->waiting, handler->receivers, handler->multiplier)) {
+	if (!gw_waiting_begin(&receiver->waiting, shared->receivers, shared->multiplier)) {
 		gw_receiver_free(receiver);
 		return NULL;
 	}
-	receiver->handler = handler;
+	receiver->shared = shared;
+	receiver->endpoints = endpoints;
+	receiver->admission = admission;
+	receiver->relief.gate = &receiver->gate;
+	receiver->relief.receiver = index;
+	receiver->relief.alone = shared->receivers <= shared->tunnel_threads;
 	receiver->index = index;
 	receiver->fd = -1;
 	receiver->wanted = BATCH;
@@ -178,59 +189,29 @@ struct gw_receiver *gw_receiver_new(struct gw_handler *handler, unsigned index)
 void gw_receiver_free(struct gw_receiver *receiver)
 {
 	gw_waiting_end(&receiver->waiting);
-	gw_relief_end(&receiver->relief);
+	gw_gate_end(&receiver->gate);
 	munmap(receiver, sizeof(*receiver));
 }
 
-const struct gw_counters *gw_receiver_count(const struct gw_receiver *receiver)
+const struct gw_counters *gw_receiver_counted(const struct gw_receiver *receiver)
 {
 	return &receiver->counters;
 }
 
-void gw_receiver_await_batch(struct gw_receiver *receiver)
+struct gw_gate *gw_receiver_gate(struct gw_receiver *receiver)
 {
-	uint32_t seen = atomic_load(&receiver->batch);
-
-	/* A batch is some hundred packets long. */
-	if (seen & 1)
-		while (atomic_load(&receiver->batch) == seen)
-			usleep(100);
+	return &receiver->gate;
 }
 
-void gw_receiver_quiesce(struct gw_receiver *receiver)
+struct gw_waiting *gw_receiver_waiting(struct gw_receiver *receiver)
 {
-	gw_receiver_await_batch(receiver);
-	gw_relief_await(&receiver->relief);
-}
-
-void gw_receiver_call_off(struct gw_receiver *receiver)
-{
-	gw_relief_ask(&receiver->relief);
-}
-
-void gw_receiver_tell_published(struct gw_receiver *receiver)
-{
-	if (atomic_load(&receiver->waiting.packets) > 0)
-		gw_relief_ring(&receiver->relief);
-}
-
-bool gw_receiver_hear(struct gw_receiver *receiver, uint64_t *eni)
-{
-	return gw_waiting_hear(&receiver->waiting, eni);
+	return &receiver->waiting;
 }
 
 static void trace(const struct gw_receiver *receiver, const struct gw_origin *origin, const uint8_t *data, uint32_t len,
                   uint64_t eni, unsigned reason)
 {
-	struct gw_trace_record record = { .eni = eni,
-		                          .event = GW_TRACE_IN,
-		                          .counter = reason,
-		                          .gwlb_address = origin->gwlb_address,
-		                          .gwlb_port = origin->gwlb_port,
-		                          .own_address = origin->own_address,
-		                          .length = len };
-
-	gw_trace_write(&receiver->handler->trace, &record, data);
+	gw_trace_write_in(&receiver->shared->trace, origin, data, len, eni, reason);
 }
 
 /* ---- Handing over: from frames to rings ---------------------------------------------------------------------------*/
@@ -250,7 +231,7 @@ static void drop_run(struct gw_receiver *receiver, struct gw_ring *ring, const s
 {
 	gw_count(&receiver->counters, GW_drop_ring_full, merge->count);
 	atomic_fetch_add_explicit(&ring->drops, merge->count, memory_order_relaxed);
-	if (!gw_tracing(&receiver->handler->trace))
+	if (!gw_tracing(&receiver->shared->trace))
 		return;
 	for (unsigned i = 0; i < merge->count; i++) {
 		const struct frame *frame = &receiver->frame[merge->segment[i] - receiver->segment];
@@ -263,12 +244,12 @@ static void drop_run(struct gw_receiver *receiver, struct gw_ring *ring, const s
 /* Rings share what memory they may take: all of them, and besides those of endpoints that are not up yet. */
 static bool may_wait(const struct gw_receiver *receiver, const struct gw_endpoint *endpoint, size_t len)
 {
-	const struct gw_handler *handler = receiver->handler;
-	uint64_t bytes = atomic_load_explicit(&handler->ring_bytes, memory_order_relaxed), rings, share;
+	const struct gw_endpoints *table = endpoint->table;
+	uint64_t bytes = atomic_load_explicit(&table->ring_bytes, memory_order_relaxed), rings, share;
 
 	if (!atomic_load_explicit(&endpoint->up, memory_order_relaxed) && bytes > RINGS_NOT_UP_BYTES)
 		bytes = RINGS_NOT_UP_BYTES;
-	rings = (uint64_t)atomic_load_explicit(&handler->endpoints, memory_order_relaxed) * handler->receivers;
+	rings = (uint64_t)atomic_load_explicit(&table->count, memory_order_relaxed) * receiver->shared->receivers;
 	share = bytes / (rings ? rings : 1);
 	if (share >= GW_RING_BYTES)
 		return true;
@@ -277,8 +258,11 @@ static bool may_wait(const struct gw_receiver *receiver, const struct gw_endpoin
 
 static void publish(struct gw_receiver *receiver, struct gw_endpoint *endpoint, uint64_t now)
 {
+	const unsigned thread = receiver->index % receiver->shared->tunnel_threads;
+
 	gw_ring_publish(&endpoint->ring[receiver->index], now);
-	receiver->left |= !gw_relief_hand_over(&receiver->relief, endpoint, receiver->behind);
+	receiver->left |= !gw_relief_hand_over(&receiver->relief, &endpoint->tunnel[GW_GWI][thread],
+	                                       &endpoint->tunnel[GW_GWO][thread], receiver->behind);
 }
 
 /* As many packets of a run as can be one frame: merge->count tells. */
@@ -286,7 +270,7 @@ static void write_frame(struct gw_receiver *receiver, struct gw_endpoint *endpoi
 {
 	struct gw_ring *ring = &endpoint->ring[receiver->index];
 	size_t len = sizeof(struct gw_vnet_header) + merge->length;
-	struct gw_frame *frame = may_wait(receiver, endpoint, len) ? gw_ring_reserve(ring, len) : NULL;
+	struct gw_ring_record *frame = may_wait(receiver, endpoint, len) ? gw_ring_reserve(ring, len) : NULL;
 	struct gw_vnet_header vnet;
 	uint8_t *out;
 
@@ -369,7 +353,7 @@ static void inspect(struct gw_receiver *receiver, unsigned i)
 	struct gw_segment *segment = &receiver->segment[i];
 	unsigned offload = packet->protocol == IPPROTO_TCP ? GW_OFFLOAD_MERGE_TCP : GW_OFFLOAD_MERGE_UDP;
 
-	if (receiver->frames > 1 && receiver->handler->offloads & offload)
+	if (receiver->frames > 1 && receiver->shared->offloads & offload)
 		gw_segment_inspect(segment, packet->data, packet->len);
 	else
 		*segment = (struct gw_segment){ .data = packet->data, .len = packet->len };
@@ -377,7 +361,7 @@ static void inspect(struct gw_receiver *receiver, unsigned i)
 
 static void hand_over_span(struct gw_receiver *receiver, unsigned from, unsigned to)
 {
-	if (to - from > 1 && receiver->handler->offloads & (GW_OFFLOAD_MERGE_TCP | GW_OFFLOAD_MERGE_UDP))
+	if (to - from > 1 && receiver->shared->offloads & (GW_OFFLOAD_MERGE_TCP | GW_OFFLOAD_MERGE_UDP))
 		group_frames(receiver, from, to);
 	for (unsigned i = from; i < to; i++)
 		if (!receiver->frame[i].follows && !receiver->frame[i].done)
@@ -437,7 +421,7 @@ static void drop_unlearned(struct gw_receiver *receiver, struct frame *leader, u
 {
 	gw_count(&receiver->counters, reason, leader->count);
 	leader->done = true;
-	if (!gw_tracing(&receiver->handler->trace))
+	if (!gw_tracing(&receiver->shared->trace))
 		return;
 	for (unsigned i = 0; i < leader->count; i++) {
 		const struct frame *frame = leader + i;
@@ -449,7 +433,7 @@ static void drop_unlearned(struct gw_receiver *receiver, struct frame *leader, u
 
 static void learn(struct gw_receiver *receiver, struct frame *frame, uint32_t now)
 {
-	struct gw_flows *flows = receiver->handler->flows;
+	struct gw_flows *flows = receiver->shared->flows;
 	struct gw_flow_path path;
 	unsigned reason;
 
@@ -464,7 +448,7 @@ static void learn(struct gw_receiver *receiver, struct frame *frame, uint32_t no
 /* Works off the frames at hand. */
 static void work_off(struct gw_receiver *receiver)
 {
-	const struct gw_flows *flows = receiver->handler->flows;
+	const struct gw_flows *flows = receiver->shared->flows;
 	uint32_t now = gw_now_s();
 
 	for (unsigned i = 0; i < receiver->frames; i++) {
@@ -519,7 +503,7 @@ static bool follow(struct gw_receiver *receiver, const struct gw_origin *origin,
 	previous->next = (uint16_t)receiver->frames;
 	leader->tail = (uint16_t)receiver->frames++;
 	leader->count++;
-	if (gw_tracing(&receiver->handler->trace))
+	if (gw_tracing(&receiver->shared->trace))
 		trace(receiver, origin, data, len, leader->endpoint->eni, 0);
 	return true;
 }
@@ -528,11 +512,10 @@ static bool follow(struct gw_receiver *receiver, const struct gw_origin *origin,
 static void drop_oldest(struct gw_receiver *receiver)
 {
 	const struct gw_waiting_packet *packet = gw_waiting_oldest(&receiver->waiting);
-	bool full = atomic_load_explicit(&receiver->handler->full, memory_order_relaxed);
-	unsigned reason = full ? GW_drop_endpoints_full : GW_drop_endpoint_refused;
+	unsigned reason = gw_admission_refusal(receiver->admission);
 
 	gw_count(&receiver->counters, reason, 1);
-	if (gw_tracing(&receiver->handler->trace))
+	if (gw_tracing(&receiver->shared->trace))
 		trace(receiver, &packet->origin, packet->data, packet->len, gw_waiting_eni(&receiver->waiting, packet), reason);
 	gw_waiting_drop_oldest(&receiver->waiting);
 }
@@ -544,15 +527,13 @@ static void wait_for_endpoint(struct gw_receiver *receiver, uint64_t eni, const 
 	while (!gw_waiting_has_room(&receiver->waiting, eni, len))
 		drop_oldest(receiver);
 	gw_waiting_add(&receiver->waiting, eni, origin, data, len, gw_now_ns());
-	gw_waiting_announce(&receiver->waiting, eni);
-	gw_handler_call_control(receiver->handler);
+	gw_admission_announce(receiver->admission, &receiver->waiting, eni);
 }
 
 /* Judges a Geneve packet: it becomes a frame, waits or is dropped.  waited: it comes out of the waiting room. */
 static void take_packet(struct gw_receiver *receiver, const struct gw_origin *origin, const uint8_t *data, uint32_t len,
                         bool waited)
 {
-	const struct gw_handler *handler = receiver->handler;
 	struct frame *frame = &receiver->frame[receiver->frames];
 	struct gw_geneve geneve = { .eni = 0 };
 	unsigned reason;
@@ -564,11 +545,11 @@ static void take_packet(struct gw_receiver *receiver, const struct gw_origin *or
 		reason = gw_packet_parse(data + geneve.header_len, len - geneve.header_len, geneve.family,
 		                         &frame->packet);
 	if (!reason) {
-		frame->endpoint = gw_endpoint_find(handler, geneve.eni);
+		frame->endpoint = gw_endpoints_find(receiver->endpoints, geneve.eni);
 		if (waited) {
 			/* It may be gone again. */
 			reason = frame->endpoint ? 0 : GW_drop_endpoint_refused;
-		} else if (!frame->endpoint && !gw_endpoint_allowed(handler, geneve.eni)) {
+		} else if (!frame->endpoint && !gw_admission_allows(receiver->admission, geneve.eni)) {
 			reason = GW_drop_endpoint_not_allowed;
 		} else if (!frame->endpoint || gw_waiting_has(&receiver->waiting, geneve.eni)) {
 			/* Even where an endpoint has just been published: behind those that wait already. */
@@ -576,7 +557,7 @@ static void take_packet(struct gw_receiver *receiver, const struct gw_origin *or
 			return;
 		}
 	}
-	if (gw_tracing(&handler->trace))
+	if (gw_tracing(&receiver->shared->trace))
 		trace(receiver, origin, data, len, geneve.eni, reason);
 	if (reason) {
 		gw_count(&receiver->counters, reason, 1);
@@ -601,7 +582,7 @@ static void end_waiting(struct gw_receiver *receiver)
 	for (unsigned i = 0; i < GW_PARTIES; i++) {
 		const struct gw_waiting_packet *packet;
 
-		if (waiting->party[i].packets == 0 || !gw_endpoint_find(receiver->handler, waiting->party[i].eni))
+		if (waiting->party[i].packets == 0 || !gw_endpoints_find(receiver->endpoints, waiting->party[i].eni))
 			continue;
 		while ((packet = gw_waiting_take(waiting, i)) != NULL) {
 			if (receiver->frames == FRAMES)
@@ -615,15 +596,15 @@ static void end_waiting(struct gw_receiver *receiver)
 /* Called while anything waits. */
 static void look_after_waiting(struct gw_receiver *receiver)
 {
-	unsigned publications = atomic_load(&receiver->handler->publications);
+	unsigned publications = atomic_load(&receiver->endpoints->publications);
 	uint64_t now = gw_now_ns();
 	const struct gw_waiting_packet *packet;
 
 	if (publications != receiver->publications) {
 		receiver->publications = publications;
-		atomic_fetch_add(&receiver->batch, 1);
+		gw_gate_go_in(&receiver->gate);
 		end_waiting(receiver);
-		atomic_fetch_add(&receiver->batch, 1);
+		gw_gate_go_out(&receiver->gate);
 	}
 	while ((packet = gw_waiting_oldest(&receiver->waiting)) != NULL && now - packet->came_ns > WAIT_NS)
 		drop_oldest(receiver);
@@ -716,7 +697,7 @@ static void drop_datagram(struct gw_receiver *receiver, unsigned reason)
 
 		gw_count(&receiver->counters, reason, 1);
 		gw_count(&receiver->counters, GW_packets_in, 1);
-		if (gw_tracing(&receiver->handler->trace))
+		if (gw_tracing(&receiver->shared->trace))
 			trace(receiver, &receiver->message[i].origin, receiver->data[i] + at, packet, 0, reason);
 		at += packet;
 	} while (at < len);
@@ -786,20 +767,20 @@ static void set_up(struct gw_receiver *receiver, int fd)
 	int none = -1, copy;
 
 	receiver->fd = fd;
-	if (atomic_load(&receiver->handler->receive_fd) >= 0)
+	if (atomic_load(&receiver->shared->outlets.receive_fd) >= 0)
 		return;
 	/* What leaves from port 6081 itself needs a receiver's socket: a copy, so that it stays that one for as long as anyone
 	 * sends. */
 	gw_transmit_set_options(fd);
 	copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (copy >= 0 && !atomic_compare_exchange_strong(&receiver->handler->receive_fd, &none, copy))
+	if (copy >= 0 && !atomic_compare_exchange_strong(&receiver->shared->outlets.receive_fd, &none, copy))
 		close(copy);
 }
 
 /* Takes the next batch, if there is one: 0, GW_STOPPED or -errno. */
 static int next_batch(struct gw_receiver *receiver)
 {
-	bool stop = atomic_load_explicit(&receiver->handler->stop, memory_order_relaxed);
+	bool stop = atomic_load_explicit(&receiver->shared->stop, memory_order_relaxed);
 	bool on_duty = gw_relief_on_duty(&receiver->relief), waiting = gw_waiting_any(&receiver->waiting);
 	bool polls = on_duty || waiting;
 	int received;
@@ -822,9 +803,8 @@ static int next_batch(struct gw_receiver *receiver)
 	return 0;
 }
 
-int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd)
+int gw_receiver_work(struct gw_receiver *receiver, int fd)
 {
-	struct gw_receiver *receiver = handler->receiver[index];
 	int status;
 
 	gw_count(&receiver->counters, GW_entries, 1);
@@ -837,10 +817,10 @@ int gw_receiver_run(struct gw_handler *handler, unsigned index, int fd)
 		if (status || receiver->at_message == receiver->messages)
 			continue;
 		gw_set(&receiver->counters, GW_last_in_ns, gw_now_ns());
-		atomic_fetch_add(&receiver->batch, 1);
-		gw_judge_begin(&receiver->judge, atomic_load(&receiver->handler->sources));
+		gw_gate_go_in(&receiver->gate);
+		gw_judge_begin(&receiver->judge, atomic_load(&receiver->shared->sources));
 		work_off_batch(receiver);
-		atomic_fetch_add(&receiver->batch, 1);
+		gw_gate_go_out(&receiver->gate);
 	} while (!status);
 	while (gw_waiting_oldest(&receiver->waiting))
 		drop_oldest(receiver);

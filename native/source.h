@@ -11,7 +11,7 @@
  *
  * A U thread takes the newest table at the beginning of each batch (gw_judge_begin), after recvmmsg returned: so an
  * interface that is in the table before it goes up has no datagram in a batch that is judged by an older one.  It holds the
- * table while its `batch` is odd (handler.h), and the old table may be freed when all receivers have passed a batch boundary.
+ * table while it is inside its gate (gate.h), and the old table may be freed when all receivers have been outside.
  */
 #ifndef GW_SOURCE_H
 #define GW_SOURCE_H

@@ -17,7 +17,7 @@
  *   socket for every packet costs more than what it saves.  Without RAW it is the only way, and done, in place of the
  *   thread's own oldest.
  * - RAW: a raw socket, with IP and UDP header made here, where a port could not be bound, sockets have run out, or too many
- *   are bound to ports of one class (handler.h).  What has no place in the table of ways gathers in `overflow`.  All threads
+ *   are bound to ports of one class (transmit.h).  What has no place in the table of ways gathers in `overflow`.  All threads
  *   share the raw socket, so nobody waits on it.
  * - RECEIVER: a receiver's own, where GWLB's source port is 6081 itself: a connected socket would take inbound traffic away
  *   from the receivers.
@@ -43,6 +43,8 @@
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#include "clock.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103 /* Linux 4.18 */
@@ -113,7 +115,7 @@ struct message {
 };
 
 struct gw_transmit {
-	struct gw_handler *handler;
+	struct gw_outlets *outlets;
 	struct gw_counters *counters;
 	bool segment; /* UDP_SEGMENT works, as far as is known */
 	bool waited;  /* in this flush, for room */
@@ -141,7 +143,7 @@ struct gw_transmit {
 	uint8_t scratch[SCRATCH_BYTES];
 };
 
-struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counters *counters)
+struct gw_transmit *gw_transmit_new(struct gw_outlets *outlets, struct gw_counters *counters)
 {
 	/* Mapped, so that a thread that sends little takes little memory. */
 	struct gw_transmit *transmit = mmap(NULL, sizeof(*transmit), PROT_READ | PROT_WRITE,
@@ -149,19 +151,19 @@ struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counte
 
 	if (transmit == MAP_FAILED)
 		return NULL;
-	transmit->handler = handler;
+	transmit->outlets = outlets;
 	transmit->counters = counters;
-	transmit->segment = handler->offloads & GW_OFFLOAD_UDP_GSO;
+	transmit->segment = outlets->offloads & GW_OFFLOAD_UDP_GSO;
 	memset(transmit->bucket, 0xff, sizeof(transmit->bucket));
 	transmit->way[OVERFLOW].kind = RAW;
-	transmit->way[OVERFLOW].fd = handler->raw_fd;
+	transmit->way[OVERFLOW].fd = outlets->raw_fd;
 	transmit->way[OVERFLOW].first = NONE;
 	return transmit;
 }
 
 static _Atomic unsigned *class_of(const struct gw_transmit *transmit, uint16_t port)
 {
-	return &transmit->handler->sockets_of_class[port % GW_PORT_CLASSES];
+	return &transmit->outlets->sockets_of_class[port % GW_PORT_CLASSES];
 }
 
 static void close_way(struct gw_transmit *transmit, struct way *way)
@@ -170,7 +172,7 @@ static void close_way(struct gw_transmit *transmit, struct way *way)
 		return;
 	close(way->fd);
 	transmit->open--;
-	atomic_fetch_add(&transmit->handler->sockets_left, 1);
+	atomic_fetch_add(&transmit->outlets->sockets_left, 1);
 	atomic_fetch_sub(class_of(transmit, way->peer.gwlb_port), 1);
 }
 
@@ -183,11 +185,11 @@ void gw_transmit_free(struct gw_transmit *transmit)
 
 /* ---- Ways ---------------------------------------------------------------------------------------------------------*/
 
-/* Under the handler's secret: who chooses source ports cannot aim at one bucket. */
+/* Under a secret: a sender that chooses source ports cannot aim at one bucket. */
 static unsigned bucket_of(const struct gw_transmit *transmit, const struct peer *peer)
 {
 	uint64_t mixed = ((uint64_t)peer->gwlb_address << 16 ^ peer->gwlb_port ^ (uint64_t)peer->own_address << 20) *
-	                 transmit->handler->multiplier;
+	                 transmit->outlets->multiplier;
 
 	return (unsigned)(mixed >> 40) % HASH_BUCKETS;
 }
@@ -282,11 +284,11 @@ static void close_another(struct gw_transmit *transmit)
 /* Takes one socket out of what the process may open. */
 static bool take_socket(struct gw_transmit *transmit)
 {
-	_Atomic int64_t *left = &transmit->handler->sockets_left;
+	_Atomic int64_t *left = &transmit->outlets->sockets_left;
 
 	if (atomic_fetch_sub(left, 1) > 0)
 		return true;
-	if (transmit->handler->raw_fd < 0) {
+	if (transmit->outlets->raw_fd < 0) {
 		if (transmit->open >= WAYS_ASSURED)
 			close_another(transmit);
 		return true;
@@ -307,15 +309,15 @@ static bool is_crowded(const struct gw_transmit *transmit, uint16_t port)
 static void make_connected(struct gw_transmit *transmit, struct way *way)
 {
 	way->kind = RAW;
-	way->fd = transmit->handler->raw_fd;
+	way->fd = transmit->outlets->raw_fd;
 	/* Port 0 would bind to any. */
 	if (way->peer.gwlb_port == 0 || (way->peer.gwlb_address && is_crowded(transmit, way->peer.gwlb_port)) ||
 	    !take_socket(transmit))
 		return;
 	way->fd = open_socket(&way->peer);
 	if (way->fd < 0) {
-		way->fd = transmit->handler->raw_fd;
-		atomic_fetch_add(&transmit->handler->sockets_left, 1);
+		way->fd = transmit->outlets->raw_fd;
+		atomic_fetch_add(&transmit->outlets->sockets_left, 1);
 		return;
 	}
 	way->kind = way->peer.gwlb_address ? CONNECTED : BOUND;
@@ -327,7 +329,7 @@ static void make_connected(struct gw_transmit *transmit, struct way *way)
 /* A place for a new way: a free one, or that of one that has not been used for a while; NULL when all are in use. */
 static struct way *make_room(struct gw_transmit *transmit)
 {
-	const bool raw = transmit->handler->raw_fd >= 0;
+	const bool raw = transmit->outlets->raw_fd >= 0;
 
 	for (unsigned i = 0; i < (raw ? 8 : WAYS); i++) {
 		struct way *way = &transmit->way[transmit->hand];
@@ -345,7 +347,7 @@ static struct way *make_room(struct gw_transmit *transmit)
 
 static struct way *find_way(struct gw_transmit *transmit, const struct peer *peer)
 {
-	const uint32_t retry_s = transmit->handler->raw_fd >= 0 ? RETRY_S : 1;
+	const uint32_t retry_s = transmit->outlets->raw_fd >= 0 ? RETRY_S : 1;
 	uint16_t *head = &transmit->bucket[bucket_of(transmit, peer)];
 	struct way *way;
 
@@ -362,7 +364,7 @@ static struct way *find_way(struct gw_transmit *transmit, const struct peer *pee
 	if (peer->gwlb_address && peer->gwlb_port != GW_GENEVE_PORT && is_crowded(transmit, peer->gwlb_port)) {
 		const struct peer any = { 0, peer->own_address, peer->gwlb_port };
 
-		return transmit->handler->raw_fd >= 0 ? NULL : find_way(transmit, &any);
+		return transmit->outlets->raw_fd >= 0 ? NULL : find_way(transmit, &any);
 	}
 	way = make_room(transmit);
 	if (!way)
@@ -372,7 +374,7 @@ static struct way *find_way(struct gw_transmit *transmit, const struct peer *pee
 	way->first = NONE;
 	if (peer->gwlb_port == GW_GENEVE_PORT) {
 		way->kind = RECEIVER;
-		way->fd = atomic_load(&transmit->handler->receive_fd);
+		way->fd = atomic_load(&transmit->outlets->receive_fd);
 	} else {
 		make_connected(transmit, way);
 	}
@@ -677,7 +679,7 @@ static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *p
 		way = transmit->last;
 	else
 		way = find_way(transmit, &peer);
-	if (!way && transmit->handler->raw_fd < 0) {
+	if (!way && transmit->outlets->raw_fd < 0) {
 		/* Each has something queued. */
 		(void)gw_transmit_flush(transmit);
 		way = find_way(transmit, &peer);

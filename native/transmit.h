@@ -5,12 +5,33 @@
 #ifndef GW_TRANSMIT_H
 #define GW_TRANSMIT_H
 
-#include "handler.h"
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "counters.h"
+#include "flow_key.h"
+
+/* The kernel finds a UDP socket by walking a chain of those whose ports are equal modulo the size of its table, a power of two
+ * from 256 on.  A sender that chooses outer source ports chooses the ports that transmit.c binds: those of one class may be in
+ * one chain. */
+#define GW_PORT_CLASSES 256u
+
+/* What all threads have in common that send to the load balancer. */
+struct gw_outlets {
+	unsigned offloads;            /* enum gw_offload */
+	int raw_fd;                   /* a raw socket, or -1 */
+	uint64_t multiplier;          /* of the hash of ways: odd, secret */
+	_Atomic int receive_fd;       /* a copy of a receiver's socket, to send from port 6081 itself; -1 */
+	_Atomic int64_t sockets_left; /* how many may be opened yet, over all threads */
+	_Atomic unsigned sockets_of_class[GW_PORT_CLASSES]; /* that are open, by their port modulo GW_PORT_CLASSES */
+};
 
 struct gw_transmit;
 
 /* One T thread's, which counts into counters.  NULL with errno. */
-struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counters *counters);
+struct gw_transmit *gw_transmit_new(struct gw_outlets *outlets, struct gw_counters *counters);
 void gw_transmit_free(struct gw_transmit *transmit);
 
 /* Gives a socket what all datagrams to the load balancer have in common: the outer TTL, no fragments, a time-out. */
