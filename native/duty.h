@@ -40,9 +40,9 @@ struct gw_duty {
 	_Atomic uint32_t who;
 	_Atomic int cpu; /* on which it went to sleep */
 	/* Constant. */
-	const _Atomic bool *stop;   /* it is to look up from its sleep */
+	const _Atomic bool *stop;    /* it is to look up from its sleep */
 	struct gw_gate *const *gate; /* of each receiver */
-	struct gw_ring *ring;       /* that it drains: every stride-th from this one on */
+	struct gw_ring *ring;        /* that it drains: every stride-th from this one on */
 	unsigned rings, stride;
 };
 

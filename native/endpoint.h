@@ -43,7 +43,7 @@ struct gw_endpoint {
 	uint64_t made_ns;
 	unsigned slot;
 	_Atomic bool stop;
-	_Atomic bool up; /* opened: its packets go to Linux */
+	_Atomic bool up;          /* opened: its packets go to Linux */
 	_Atomic unsigned writers; /* T threads of gwi that run */
 	bool published;
 	struct gw_tunnel *tunnel[2]; /* by enum gw_side; shared->tunnel_threads of them */

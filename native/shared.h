@@ -20,9 +20,9 @@ struct gw_shared {
 	unsigned offloads;       /* enum gw_offload */
 	uint64_t multiplier;     /* of the hash of ENI IDs: odd, secret */
 	struct gw_flows *flows;
-	struct gw_gate **gate;       /* of each receiver */
-	struct gw_waiting **waiting; /* of each receiver */
-	_Atomic bool stop;           /* the receivers are to */
+	struct gw_gate **gate;                /* of each receiver */
+	struct gw_waiting **waiting;          /* of each receiver */
+	_Atomic bool stop;                    /* the receivers are to */
 	_Atomic(struct gw_sources *) sources; /* the newest table, or NULL: source.h */
 	struct gw_trace trace;
 	struct gw_outlets outlets;

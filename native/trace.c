@@ -57,7 +57,7 @@ void gw_trace_write(struct gw_trace *trace, const struct gw_trace_record *record
 	struct gw_trace_cell *cells = atomic_load_explicit(&trace->cells, memory_order_acquire);
 	uint64_t tail = atomic_load_explicit(&trace->tail, memory_order_relaxed);
 	uint32_t limit = atomic_load_explicit(&trace->level, memory_order_relaxed) == GW_TRACE_DUMP ? GW_TRACE_DATA
-	                                                                                           : HEADERS_ONLY;
+	                                                                                            : HEADERS_ONLY;
 	struct gw_trace_cell *cell;
 	struct timespec now;
 

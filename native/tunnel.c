@@ -61,7 +61,8 @@ static int write_record(struct gw_tunnel *tunnel, const struct gw_ring_record *r
 static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more);
 static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header *vnet, uint8_t *data, size_t len,
                           uint32_t now);
-static bool find_path(struct gw_tunnel *tunnel, const struct gw_packet *packet, struct gw_flow_path *path, uint32_t now);
+static bool find_path(struct gw_tunnel *tunnel, const struct gw_packet *packet, struct gw_flow_path *path,
+                      uint32_t now);
 static bool find(struct gw_tunnel *tunnel, struct gw_flow_key *key, struct gw_flow_path *path, uint32_t now);
 static void trace(const struct gw_tunnel *tunnel, const uint8_t *data, size_t len, unsigned reason,
                   const struct gw_flow_path *path);
@@ -79,8 +80,8 @@ int gw_tunnel_work(struct gw_tunnel *tunnel, int fd)
 	tunnel->transmit = gw_transmit_new(&tunnel->shared->outlets, &tunnel->counters);
 	if (!tunnel->transmit)
 		return -errno;
-	tunnel->arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-	                     0);
+	tunnel->arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+	                     -1, 0);
 	if (tunnel->arena == MAP_FAILED) {
 		tunnel->error = errno;
 	} else {
@@ -196,7 +197,8 @@ static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more)
 		if (len < (ssize_t)sizeof(vnet)) {
 			if (len < 0 && (errno == EBADFD || errno == EBADF))
 				tunnel->error = errno;
-			else if (len < 0 && errno != EAGAIN) /* a packet that TUN could not hand out: the next may do */
+			else if (len < 0 &&
+			         errno != EAGAIN) /* a packet that TUN could not hand out: the next may do */
 				gw_count(&tunnel->counters, GW_receive_errors, 1);
 			*more = false;
 			break;
@@ -216,7 +218,8 @@ static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more)
 	return packets;
 }
 
-static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header *vnet, uint8_t *data, size_t len, uint32_t now)
+static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header *vnet, uint8_t *data, size_t len,
+                          uint32_t now)
 {
 	struct gw_packet packet;
 	struct gw_flow_path path;
@@ -248,7 +251,8 @@ static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header 
 		send_segments(tunnel, &split, &path);
 }
 
-static bool find_path(struct gw_tunnel *tunnel, const struct gw_packet *packet, struct gw_flow_path *path, uint32_t now)
+static bool find_path(struct gw_tunnel *tunnel, const struct gw_packet *packet, struct gw_flow_path *path,
+                      uint32_t now)
 {
 	struct gw_packet_keys keys;
 

@@ -30,10 +30,10 @@ struct gw_tunnel {
 	/* Set before the thread first sleeps. */
 	int fd; /* its queue */
 	struct gw_transmit *transmit;
-	uint8_t *arena; /* of the packets being read */
-	int error;      /* why the device is of no more use, or 0 */
-	bool answers;   /* what is written to gwi came out here at once, last time */
-	bool blocked;   /* the way to the load balancer had no room, last time, even after a wait */
+	uint8_t *arena;            /* of the packets being read */
+	int error;                 /* why the device is of no more use, or 0 */
+	bool answers;              /* what is written to gwi came out here at once, last time */
+	bool blocked;              /* the way to the load balancer had no room, last time, even after a wait */
 	_Atomic bool sockets_open; /* to the load balancer */
 };
 
