@@ -10,7 +10,7 @@ SHIM     := native/gwlbtun.so
 VENV     := .venv
 TOOLS    := build/tools
 
-# gwlbtun/fastpath.py computes the same digest of the same files, in the same order, to tell a stale object.  So does the
+# gwlbtun/shim.py computes the same digest of the same files, in the same order, to tell a stale object.  So does the
 # rule for the object: it goes by the digest that the object holds, as file times do not survive a copy.
 BUILD_ID := $(shell cat $(sort $(SOURCES) $(HEADERS)) | sha256sum | cut -d' ' -f1)
 STALE    := $(shell grep -qs $(BUILD_ID) $(SHIM) || echo FORCE)

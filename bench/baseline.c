@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * baseline.c - the handler that gwlbtun is measured against.
+ * baseline.c - the handler that gwlbtun is compared with.
  *
  * Theory of operation
  *
  * It handles packets one at a time, as tunnel handlers commonly do: select, one recvmsg, one write to the TUN device;
- * select, one read from it, one sendto on a raw socket.  One thread receives, one per endpoint reads what Linux returns;
- * or, with "loop", a single thread does all that, which saves the switches between threads and the locks.  It checks
- * little, reads nothing from gwi and never forgets a flow: a full handler of its kind costs more.
+ * select, one read from it, one sendto on a raw socket.  One thread receives, and one for each endpoint reads what Linux
+ * returns.  With "loop" a single thread does all that, which saves the switches between threads and the locks.  The baseline
+ * checks little, reads nothing from gwi and never forgets a flow: a full handler of its kind costs more.
  *
- * The first packet of an ENI ID makes the endpoint: devices gwi-X and gwo-X, then the hook, called like gwlbtun's.
+ * The first packet of an ENI ID makes the endpoint: it creates devices gwi-X and gwo-X, and calls the hook as gwlbtun does.
  *
  * Usage: baseline threads|loop HOOK RECEIVE_BUFFER_MB
  */
@@ -263,7 +263,7 @@ static void from_linux(const struct endpoint *endpoint)
 		fail("sendto");
 }
 
-/* Waits for any of the loop's sources and serves one that is ready, each in its turn, then waits again. */
+/* Waits for any of the loop's sources, serves one that is ready, each in its turn, and waits again. */
 static void *serve(void *argument)
 {
 	const struct loop *loop = argument;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""The handlers beside each other: each started anew for each workload and measured in turn."""
+"""All handlers: each is started again for each workload, and they are measured in turn."""
 import argparse
 import contextlib
 import time
@@ -26,7 +26,7 @@ class Comparison:
         self._bed, self._options, self._pace, self._progress = bed, options, pace, progress
 
     def check_counter(self, name: str) -> Dict:
-        """Counts one number of super-packets in three ways: by the formula, by capture, and as frames cut before the count."""
+        """Counts the same super-packets in three ways: by the formula, by capture, and as frames cut before the count."""
         workload = next(workload for workload in WORKLOADS if workload.name == "tcp1500")
         with self._at_work(name, workload) as (generator, _, measurement):
             captured = measurement.verify()

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT-0 */
-/* devices.h - an endpoint's devices, as the handlers make them that gwlbtun is measured against. */
+/* devices.h - an endpoint's devices, as the handlers that gwlbtun is compared with make them. */
 #ifndef BENCH_DEVICES_H
 #define BENCH_DEVICES_H
 

@@ -4,11 +4,12 @@
  *
  * Theory of operation
  *
- * gwlbtun's own table (native/flow.c), without the rest of gwlbtun.  The packet thread does what a packet has done for it,
- * on some flows that stay in use: it is learned on the way in and found on the way out.  The control thread expires all
- * others.  It does so on another core, while the packet thread works without a break and times each packet; and on the
- * same core, while the packet thread sleeps until the next packet is due, every PACKET_NS, and times from then.  The longest
- * wait stands beside that of as much time in which nothing expires: that is what the machine itself makes packets wait.
+ * This measures gwlbtun's own table (native/flow.c), without the rest of gwlbtun.  The packet thread does what gwlbtun does
+ * for a packet, on some flows that stay in use: it learns the flow on the way in and finds it on the way out.  The control
+ * thread expires all other flows.  It does so on another core, while the packet thread works without a break and times each
+ * packet.  Then it does so on the same core, while the packet thread sleeps until the next packet is due, every PACKET_NS,
+ * and times from then.  The longest wait is shown beside that of as much time in which nothing expires, which is how long the
+ * machine itself makes packets wait.
  *
  * Usage: expiry FLOWS ROUNDS CORE OTHER_CORE.  Prints one line of JSON; times by round.
  */
@@ -99,7 +100,7 @@ static void *carry_packets(void *unused)
 		waited = done - due;
 		if (waited > packets.longest_ns)
 			packets.longest_ns = waited;
-		/* What came due meanwhile has waited for the same thing. */
+		/* Packets that came due meanwhile have waited for the same thing. */
 		due = packets.paced && waited < PACKET_NS ? due : done;
 	}
 	return NULL;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * floor.c - how cheap bulk traffic can be with the kernel's interfaces: what gwlbtun is held against from below.
+ * floor.c - a handler that shows how cheap bulk traffic can be with the kernel's interfaces.
  *
  * Theory of operation
  *
  * It makes the same system calls on the same offloads as gwlbtun (recvmmsg with UDP_GRO, super-packets to and from TUN,
- * UDP_SEGMENT on connected sockets) and merges, splits and sums with gwlbtun's own native/offload.c, in one thread that
- * never sleeps while there is work: no rings, no wake-ups, no switches.  It leaves out all else that a handler needs: it
- * knows one endpoint, believes every header, merges neighbours only, loses what follows a wrong checksum, and holds flows by
+ * UDP_SEGMENT on connected sockets) and parses, merges and splits with gwlbtun's own native/packet.c, merge.c and split.c,
+ * in one thread that never sleeps while there is work: no rings, no wake-ups, no switches.  It leaves out all else that a
+ * handler needs: it knows one endpoint, believes every header, merges neighbours only, loses what follows a wrong checksum, and holds flows by
  * a hash alone, for ever.  So it is a handler for the generator's bulk workloads and for nothing else.
  *
  * Usage: floor HOOK RECEIVE_BUFFER_MB
@@ -27,7 +27,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "../native/offload.h"
+#include "../native/merge.h"
+#include "../native/split.h"
 #include "devices.h"
 #include "failure.h"
 #include "geneve.h"
@@ -66,6 +67,7 @@ static union {
 	struct cmsghdr align;
 	uint8_t bytes[CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct in_pktinfo))];
 } control[BATCH];
+static struct gw_packet packets[BATCH * SEGMENTS];
 static struct gw_segment segment[BATCH * SEGMENTS];
 static uint8_t frame[sizeof(struct gw_vnet_header) + GW_SUPER_PACKET_MAX];
 static uint8_t returned[READS][ROOM];
@@ -174,9 +176,12 @@ static unsigned take_datagram(unsigned i, unsigned segments)
 			continue;
 		if (gwi < 0)
 			make_devices(eni, hook, IFF_VNET_HDR, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6, &gwi, &gwo);
-		gw_segment_inspect(&segment[segments], geneve + geneve_len, (uint32_t)(len - geneve_len));
+		if (gw_packet_parse(geneve + geneve_len, len - geneve_len, geneve[geneve_len] >> 4 == 6 ? 6 : 4,
+		                    &packets[segments]))
+			continue;
+		segment[segments] = (struct gw_segment){ &packets[segments], packets[segments].mergeable, false };
 		segments++;
-		/* All packets of a datagram are of one flow: so the generator makes them. */
+		/* The generator makes all packets of a datagram of one flow. */
 		if (!first)
 			learn(geneve + geneve_len, geneve, geneve_len, &from[i], own_address);
 		first = geneve;
@@ -187,7 +192,7 @@ static unsigned take_datagram(unsigned i, unsigned segments)
 /* Whether one more segment will still leave with the others, in one message. */
 static bool fits_a_message(const struct gw_merge *merge)
 {
-	return (merge->count + 1) * (merge->segment[0]->len + GENEVE_HEADER) <= MESSAGE_MAX;
+	return (merge->count + 1) * (merge->segment[0]->packet->len + GENEVE_HEADER) <= MESSAGE_MAX;
 }
 
 static void from_balancer(void)
@@ -224,7 +229,7 @@ static void from_balancer(void)
 
 /* ---- From Linux ---------------------------------------------------------------------------------------------------*/
 
-/* Sends the segments from `first` on that fit one message.  Returns which one comes next. */
+/* Sends as many segments, from `first` on, as fit one message.  Returns which one comes next. */
 static unsigned send_some(const struct flow *flow, const struct gw_split *split, unsigned first)
 {
 	static uint8_t headers[SEGMENTS][MAX_HEADER + GW_SPLIT_HEADER_MAX];
@@ -267,12 +272,14 @@ static void from_linux(void)
 		ssize_t len = read(gwo, returned[i], ROOM);
 		const struct flow *flow;
 		struct gw_vnet_header vnet;
+		struct gw_packet parsed;
 		struct gw_split split;
 
 		if (len < (ssize_t)sizeof(vnet) + 48)
 			return;
 		memcpy(&vnet, returned[i], sizeof(vnet));
-		if (gw_split_begin(&split, &vnet, packet, (size_t)len - sizeof(vnet)) < 0)
+		if (gw_packet_parse(packet, (size_t)len - sizeof(vnet), packet[0] >> 4 == 6 ? 6 : 4, &parsed) ||
+		    gw_split_begin(&split, &vnet, &parsed, packet) < 0)
 			continue;
 		flow = find_flow(packet);
 		for (unsigned next = 0; flow->port && next < split.count;)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT-0 */
-/* geneve.h - as much of Geneve as the handlers read that gwlbtun is measured against. */
+/* geneve.h - the part of Geneve that the handlers that gwlbtun is compared with read. */
 #ifndef BENCH_GENEVE_H
 #define BENCH_GENEVE_H
 

@@ -37,7 +37,7 @@ class Handler:
             raise BenchError(f"{self.name} ended with status {self._process.returncode}:\n{last}")
 
     def cpu_ns(self) -> int:
-        """The CPU time of its threads so far, with the kernel's work on their behalf, soft interrupts included."""
+        """The CPU time of its threads so far, with what the kernel does on their behalf, soft interrupts included."""
         tasks = pathlib.Path(f"/proc/{self._process.pid}/task")
         used = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
         ksoftirqd = cpu.ksoftirqd(self._core)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT-0
 """The lab: two network namespaces joined by a veth pair, the generator in one, a handler in the other.
 
-The generator's device has two addresses. The host's neighbour entry for the first, from which the load comes, names a
-MAC address that nobody has, so that the kernel drops what returns there at its first look: on a veth pair that look is
-taken on the core of the handler, which is the one being measured. The device still counts every frame. What returns to
-the second address, that of the probes, is delivered.
+The generator's device has two addresses. The load comes from the first. The host's neighbour entry for it names a MAC
+address that nobody has, so the kernel drops what returns there at its first look. On a veth pair that look takes time of
+the handler's core, which is the one being measured. The device still counts every frame. The kernel delivers what returns
+to the second address, that of the probes.
 """
 import json
 import os
@@ -29,7 +29,7 @@ class Bed:
         try:
             for name in (self.balancer, self.host):
                 run("ip", "netns", "add", name)
-                # No neighbour discovery of its own may mingle with the frames that are counted.
+                # No neighbour discovery may mix with the frames that are counted.
                 run("ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
                 run("ip", "-n", name, "link", "set", "lo", "up")
             run("ip", "-n", self.balancer, "link", "add", "gwlb", "type", "veth", "peer", "name", "uplink", "netns", self.host)

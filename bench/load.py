@@ -11,7 +11,7 @@ from processes import BUILD, BenchError, start, stop
 
 
 class Generator:
-    """bench/generator/ at work; its main.c tells the commands and the answers."""
+    """bench/generator/ at work; its main.c explains the commands and the answers."""
 
     def __init__(self, bed: lab.Bed, core: int, options: List[str]) -> None:
         self._process = start(

@@ -9,7 +9,7 @@ from typing import List
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
-NICE = -20  # other programs on the machine shall take as little as may be from what is measured
+NICE = -20  # so that other programs on the machine take as little as possible from what is measured
 PR_SET_PDEATHSIG = 1
 
 
@@ -32,7 +32,7 @@ def start(namespace: str, core: int, command: List[str], **pipes: object) -> sub
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.sched_setaffinity(0, {core})
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        # With CONFIG_SCHED_AUTOGROUP niceness only counts within a session, and sessions have one of their own.
+        # With CONFIG_SCHED_AUTOGROUP niceness counts only within a session, and each session has its own.
         os.setsid()
         if os.path.exists("/proc/self/autogroup"):
             with open("/proc/self/autogroup", "w", encoding="ascii") as group:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""The bench's programs in C: how they are compiled, and the one that is no handler and no generator."""
+"""The C programs of the bench: how they are compiled, and the one that is neither handler nor generator."""
 import json
 import os
 from typing import Dict
@@ -9,7 +9,7 @@ from processes import BUILD, NICE, ROOT, run
 FLAGS = ["-O3", "-g", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-pthread",
          '-DGW_BUILD_ID="bench"']
 
-# By program, what it is made of. Those that stand on parts of the shim get all of it.
+# By program, its sources. A program that needs parts of the shim gets all of it.
 SOURCES = {
     "generator": ["bench/generator/*.c", "bench/failure.c"],
     "baseline": ["bench/baseline.c", "bench/devices.c", "bench/failure.c"],

@@ -5,7 +5,7 @@ import time
 
 
 class Progress:
-    """One line on stderr that says what goes on; a line each where stderr is no terminal."""
+    """One line on stderr that says what goes on; a line for each step if stderr is not a terminal."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._begin = total, 0, time.monotonic()

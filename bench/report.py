@@ -99,7 +99,7 @@ def ping_text(pings: Dict) -> List[str]:
 
 
 def expiry_text(expiry: Dict) -> List[str]:
-    """The longest a packet waited, medians of the rounds and in brackets the spread."""
+    """The longest waits of a packet: medians of the rounds, and in brackets the spread."""
     lines = [f"{expiry['flows']:,} idle flows expire, us".ljust(33)
              + f"{'longest wait of a packet':>28} {'while nothing expires':>26} {'sweep, ms':>10}"]
     for name, label in (("apart", "on another core"), ("together", "on the packets' core")):
@@ -111,7 +111,7 @@ def expiry_text(expiry: Dict) -> List[str]:
 
 
 def remarks(results: Dict) -> List[str]:
-    """What stands below the tables, a line each."""
+    """The lines below the tables."""
     lines: List[str] = []
     for row in results["workloads"]:
         entries = row["gwlbtun"].get("entries")

@@ -53,7 +53,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace, results: Dict) -> None:
-    """Adds what was wanted to the results, piece by piece, so that those of a run that is stopped stay."""
+    """Adds what was asked for to the results, piece by piece, so that a run that is stopped keeps its results so far."""
     pace = BRIEF if options.quick else FULL
     wanted = options.workload or (QUICK if options.quick else [workload.name for workload in WORKLOADS]) + OTHERS
     workloads = [workload for workload in WORKLOADS if workload.name in wanted]
@@ -90,7 +90,7 @@ def main() -> int:
     options = parse_options()
     results: Dict = {"machine": report.machine(), "baseline": options.baseline, "cut": options.cut,
                      "offload": options.offload or "all", "workloads": []}
-    # A stop by signal unwinds like any other, so that namespaces and processes go.
+    # A stop by signal unwinds as any other does, so that namespaces and processes go.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.sched_setaffinity(0, {options.generator_core})
     status = 0

@@ -67,7 +67,7 @@ class Measurement:
         return result
 
     def passes(self, rate: float) -> Optional[Trial]:
-        """The trial that carried the rate; a second try is given, for what disturbs a shared machine only takes away."""
+        """The trial that carried the rate. It has a second try, since what disturbs a shared machine only takes away."""
         for _ in range(2):
             result = self.trial(rate)
             if result.loss <= MAX_LOSS:
@@ -82,12 +82,12 @@ class Measurement:
         per_round = self._workload.endpoints * self._workload.burst
         for _ in range(40):
             answer = self._generator.ask(f"verify {per_round} 5000")
-            # Not so while packets of earlier rounds still come, which waited for their endpoint.
+            # It may differ while packets of earlier rounds still come, which waited for their endpoint.
             if answer["back"] == answer["sent"] and not answer["out_of_order"]:
                 break
             self._handler.check()
             time.sleep(0.2)
-        for _ in range(5):  # one may be lost to what else the machine does, but none of a whole try
+        for _ in range(5):  # other work on the machine may cost one, but none of a whole try
             before = self._settle()
             answer = self._generator.ask("verify 20000 20000")
             counted = self._generator.packets(before, self._settle())
@@ -120,7 +120,7 @@ class Measurement:
             result = self.passes(rate)
             if result:
                 low, best = rate, result
-                while low >= fastest * 0.99 and floods < pace.floods:  # was that really all that the generator can send?
+                while low >= fastest * 0.99 and floods < pace.floods:  # can the generator really send no more?
                     fastest, floods = max(fastest, self.trial(0).rate), floods + 1
                     high = fastest
                 if low >= fastest * 0.99:

@@ -17,8 +17,8 @@ class Workload(NamedTuple):
     tcp: bool = False
     burst: int = 1
     segment: bool = False  # arrives as if merged by GRO
-    cut: bool = False  # leaves so, but arrives as single datagrams
-    offload: str = ""  # for gwlbtun, where it is not what the command line says
+    cut: bool = False  # leaves as if merged, but arrives as single datagrams
+    offload: str = ""  # for gwlbtun, in place of what the command line says
 
     def options(self) -> List[str]:
         switches = {"--ipv6": self.ipv6, "--tcp": self.tcp, "--segment": self.segment or self.cut}
@@ -42,17 +42,17 @@ WORKLOADS = [
     Workload("tcp1500-elephant", "TCP 1500 B, one elephant flow", size=1500, tcp=True, burst=32, segment=True, flows=1),
     Workload("tcp8500", "TCP 8500 B, bursts of 7", size=8500, tcp=True, burst=7, segment=True),
 ]
-OTHERS = ["latency", "expiry"]  # that are no workloads of the handlers under load
+OTHERS = ["latency", "expiry"]  # measurements that are not workloads
 QUICK = ["udp128", "tcp1500", "tcp1500-single"]
 
 
 class Pace(NamedTuple):
-    """How much time goes into a measurement. Every bound of the run stands here."""
+    """How much time goes into a measurement. Every bound of the run is here."""
 
     trial_ms: int
     steps: int  # of the search
     floods: int  # trials that tell how much the generator can send, at most
-    rounds: int  # of all handlers in turn, for bulk traffic: what each process has of the caches is a matter of luck
+    rounds: int  # of all handlers in turn, for bulk traffic: how much of the caches a process gets is a matter of luck
     repeats: int  # of the rate found
     probes: int  # per second, in the latency trial
     pings: int  # one at a time, back to back

@@ -1,31 +1,31 @@
 # SPDX-License-Identifier: MIT-0
 # shellcheck shell=sh
 #
-# common.sh - what the hook scripts beside it share; each reads it first. gwlbtun calls a hook with four arguments:
+# common.sh - what the hook scripts beside it share. Each reads it first. gwlbtun calls a hook with four arguments:
 #
 #     CREATE|DESTROY  gwi-X  gwo-X  ENI ID in 17 hexadecimal digits
 #
-# gwi-X is where packets from the load balancer appear; what is sent to gwo-X (or to gwi-X) goes back to it.
+# Packets from the load balancer appear on gwi-X. What is sent to gwo-X (or to gwi-X) goes back to the load balancer.
 #
-# Everything that a hook sets up for an endpoint can be found again by name or by number, with no notes kept on disk:
+# A hook finds again by name or by number all that it has set up for an endpoint. It keeps no notes on disk:
 #
 #     nftables: one table, inet gwlbtun-X                         ($RULESET)
 #     routing:  one number for the preference of its rules in `ip rule`, for its routing table, and for its packet mark,
 #               connection mark and conntrack zone where it has them    ($NUMBER, from 6081 on)
 #
-# so a hook also removes what a gwlbtun that died has left, and endpoints never touch each other's. Rules and routes say
-# by their protocol ($PROTOCOL) that they are a hook's, and never is one touched that does not. What hooks change for the
-# whole host is noted in the kernel too, in nftables: table inet gwlbtun.
+# So a hook also removes what a gwlbtun that died has left, and endpoints never touch each other's. Rules and routes of hooks
+# have the protocol $PROTOCOL, and hooks touch no others. What hooks change for the whole host is noted in the kernel, too:
+# in nftables, table inet gwlbtun.
 #
-# Hooks that route fail closed. What comes from gwi is routed only with the mark that the endpoint's nftables table gives
-# it, and is dropped without, be it for elsewhere or for the host itself: so when somebody deletes the table (`nft flush
-# ruleset`, or a reload of the host's own rules that begins with it), traffic stops until the hook is called again, by hand
-# or by a restart of gwlbtun:
+# Hooks that route fail closed. The endpoint's nftables table gives a mark to what comes from gwi. Linux drops packets from
+# gwi that lack the mark, whether they are for elsewhere or for the host itself. So traffic stops when somebody deletes the
+# table (`nft flush ruleset`, or a reload of the host's own rules that begins with it). It goes on when the hook is called
+# again, by hand or by a restart of gwlbtun:
 #
 #     create-x.sh CREATE gwi-X gwo-X ENI-ID
 #
-# That works at any time and lets no packet past the rules meanwhile. The notes of what sysctls were go with a flush, too:
-# those of the whole host then stay as the hooks have set them.
+# You may do that at any time, and meanwhile no packet gets past the rules. A flush also takes the notes of what sysctls
+# were: those of the whole host then stay as the hooks have set them.
 
 set -eu
 
@@ -48,8 +48,8 @@ fi
 
 MISSING=
 
-# sysctl NAME VALUE [BEFOREHAND]: sets it where it is not so already. BEFOREHAND is what to set before the interface is
-# there, where it cannot be set now.
+# sysctl NAME VALUE [BEFOREHAND]: sets it unless it is so already. BEFOREHAND is what the operator can set before the
+# interface is there, where it cannot be set now.
 sysctl() {
 	[ "$(cat "/proc/sys/$1")" = "$2" ] || write "$@"
 }
@@ -67,7 +67,7 @@ missing() {
 	esac
 }
 
-# To be called when all have been set that can be.
+# Call it when all have been set that can be.
 sysctls_complete() {
 	if [ -n "$MISSING" ]; then
 		echo "$GWI stays closed, for these sysctls are not so and cannot be set here: $MISSING." \
@@ -78,11 +78,11 @@ sysctls_complete() {
 
 # ---- The reverse path filter ----
 #
-# Packets on gwi come from addresses that Linux routes elsewhere, so the filter would drop them all in silence. When
-# an interface appears, udev has systemd apply the host's sysctl settings to it, which commonly turns the filter on,
-# some tens of milliseconds later. gwlbtun puts it back whenever that happens; with a drop-in of the interface's own
-# name it does not happen. The setting itself goes with the interface. The kernel goes by the larger of it and
-# net.ipv4.conf.all.rp_filter, which is the host's owner's to set to 0.
+# Packets on gwi come from addresses that Linux routes elsewhere, so the filter would drop them all silently. When an
+# interface appears, udev has systemd apply the host's sysctl settings to it. Some tens of milliseconds later, that commonly
+# turns the filter on. gwlbtun turns it off again whenever that happens. With a drop-in of the interface's own name it does
+# not happen. The setting itself goes with the interface. The kernel takes the larger of it and net.ipv4.conf.all.rp_filter,
+# which the host's owner must set to 0.
 
 DROP_IN=/run/sysctl.d/99-gwlbtun-$GWI.conf
 
@@ -107,9 +107,9 @@ own_rules() {
 	ip -N -4 rule show | grep " proto $PROTOCOL *\$" || :
 }
 
-# Sets NUMBER: the endpoint's own if it has one already, else the lowest that no rule and no route of either family
-# mentions, be it as preference, table or mark. `ip rule` is the register, so the hook must add a rule with `iif $GWI` of
-# that preference. Holds a lock from here to the script's end.
+# Sets NUMBER: the endpoint's own if it has one already, otherwise the lowest that no rule and no route of either family
+# mentions as preference, table or mark. `ip rule` is the register, so the hook must add a rule with `iif $GWI` of that
+# preference. From here to its end the script holds a lock.
 number() {
 	exec 9<"$DIRECTORY/common.sh"
 	flock 9
@@ -129,13 +129,13 @@ number() {
 	fi
 }
 
-# Lets nothing that comes from gwi be routed until open_endpoint(), and removes the endpoint's rules and routes. A hook that
-# fails in between leaves it closed.
+# Keeps all that comes from gwi from being routed until open_endpoint(), and removes the endpoint's rules and routes. A hook
+# that fails in between leaves the endpoint closed.
 #
-# From here until forget_endpoint() what comes without a mark is dropped ahead of the rule for the local table, or else it
-# would reach the host's own sockets when the nftables table has gone. Rules of one preference are asked in the order in
-# which they were added, so the local table's, if it is where Linux has it, is added again, behind; meanwhile a second one
-# serves.
+# From here until forget_endpoint() a rule ahead of the local table's drops what comes without a mark. Without that rule it
+# would reach the host's own sockets when the nftables table has gone. Linux asks rules of one preference in the order in
+# which they were added. So the local table's rule, if it is where Linux has it, is added again behind ours; meanwhile a
+# second one serves.
 close_endpoint() {
 	for family in $FAMILIES; do
 		{
@@ -155,14 +155,14 @@ close_endpoint() {
 	done
 }
 
-# To be called when all else is done that can fail.
+# Call it when all else is done that can fail.
 open_endpoint() {
 	for family in -4 -6; do
 		ip "$family" rule del pref "$FENCE" protocol "$PROTOCOL" iif "$GWI" 2>/dev/null || :
 	done
 }
 
-# ruleset: makes the endpoint's nftables table of the chains on standard input; one that is there is replaced in one step.
+# ruleset: makes the endpoint's nftables table of the chains on standard input. It replaces one that is there in one step.
 ruleset() {
 	{
 		printf 'table inet %s\ndelete table inet %s\ntable inet %s {\n' "$RULESET" "$RULESET" "$RULESET"
@@ -178,7 +178,7 @@ NOT_TO_THE_HOST="chain input {
 	iifname \"$GWI\" counter drop
 }"
 
-# For ruleset(), where NAT would make what an endpoint asks look as if the host had asked it (create-nat.sh).
+# For ruleset(), where NAT would make an endpoint's requests look like the host's own (create-nat.sh).
 # shellcheck disable=SC2034  # for the hooks
 NOT_IN_ITS_NAME="chain forward {
 	type filter hook forward priority filter
@@ -235,8 +235,8 @@ sysctl_host() {
 	fi
 }
 
-# sysctl_note NAME OLD NEW. The notes are a chain that nothing runs: they last just as long as the settings do, in each
-# network namespace apart.
+# sysctl_note NAME OLD NEW. The notes are a chain that nothing runs: they last as long as the settings do, in each network
+# namespace separately.
 sysctl_note() {
 	nft -f - <<-EOF
 		table inet gwlbtun {
@@ -247,12 +247,12 @@ sysctl_note() {
 	EOF
 }
 
-# If no endpoint is left, sets back what is still as the hooks have set it. To be called after open_endpoint().
+# If no endpoint is left, restores what is still as the hooks have set it. Call it after open_endpoint().
 sysctls_restore() {
 	if own_rules | grep -q ' iif [^ ]* [^[]'; then # [detached]: the interface is gone
 		return
 	fi
-	# All are looked at before any is written: net.ipv6.conf.all.forwarding overwrites that of each interface.
+	# It reads all before it writes any: net.ipv6.conf.all.forwarding overwrites that of each interface.
 	restored=$(nft list chain inet gwlbtun sysctls 2>/dev/null | sed -n 's/.* comment "\(.*\)"$/\1/p' |
 		while read -r name old new; do
 			[ "$(cat "/proc/sys/$name" 2>/dev/null)" != "$new" ] || echo "$name $old"
@@ -264,15 +264,15 @@ sysctls_restore() {
 	printf 'table inet gwlbtun\ndelete table inet gwlbtun\n' | nft -f -
 }
 
-# An ICMP error or TCP reset that Linux answers a packet with is given that packet's mark, and so its route.
+# Linux gives an ICMP error or TCP reset the mark of the packet that it answers, and so its route.
 reflect_marks() {
 	sysctl_host net/ipv4/fwmark_reflect 1
 	[ "$FAMILIES" = -4 ] || sysctl_host net/ipv6/fwmark_reflect 1
 }
 
-# Forwards what comes from gwi: for IPv4 a setting of the interface alone. IPv6 has only the one for the whole host;
-# as a forwarding host ignores router advertisements, where its own default route may come from, those are first told
-# to stay.
+# Turns on forwarding of what comes from gwi. For IPv4 the interface has a setting of its own. IPv6 has only the one for
+# the whole host. A forwarding host ignores router advertisements, where its own default route may come from, so accept_ra
+# is first set to accept them all the same.
 forward() {
 	sysctl "net/ipv4/conf/$GWI/forwarding" 1 net.ipv4.ip_forward=1
 	if [ "$FAMILIES" = -4 ] || [ "$(cat /proc/sys/net/ipv6/conf/all/forwarding)" = 1 ]; then
@@ -294,7 +294,7 @@ forward() {
 	done
 }
 
-# Forwards what answers, too: from the interfaces by which the host's own routes lead out.
+# Turns on forwarding of answers, too: from the interfaces that the host's own routes lead out of.
 forward_answers() {
 	for interface in $(ip -4 route show table main | sed -n 's/.* dev \([^ ]*\).*/\1/p' | sort -u); do
 		sysctl_host "net/ipv4/conf/$interface/forwarding" 1 net.ipv4.ip_forward=1

@@ -7,13 +7,13 @@
 #                                              |
 #                                              +--> dropped
 #
-# Use it as it is to let through the web and ping and nothing else, or edit firewall.nft. IPv4 and IPv6. Each endpoint
-# has a conntrack zone of its own, so their CIDRs may overlap. The host's own services are out of reach from an
-# endpoint, ping too. `nft list table inet gwlbtun-X` shows the rules with what they dropped.
+# Use it as it is to let through the web and ping and nothing else, or edit firewall.nft. It carries IPv4 and IPv6. Each
+# endpoint has a conntrack zone of its own, so their CIDRs may overlap. An endpoint cannot reach the host's own services,
+# nor ping the host. `nft list table inet gwlbtun-X` shows the rules, and how many packets they dropped.
 #
-# It fails closed: only packets that bear the mark that the same nftables table sets are routed, so without the rules
-# nothing passes. `nft flush ruleset` stops the traffic until this script is called again (common.sh says how), which is also
-# how endpoints that are there get rules that were edited.
+# It fails closed: Linux routes only packets with the mark that the same nftables table sets, so nothing passes without the
+# rules. `nft flush ruleset` stops the traffic until you call this script again (common.sh says how). Call it again, too,
+# after you have edited the rules: that gives them to endpoints that are there.
 #
 # Changes on the host, and sysctls: as create-route.sh.
 

@@ -1,30 +1,30 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT-0
 #
-# create-local.sh - services on the host itself answer, whatever address was asked.
+# create-local.sh - services on the host itself answer, whatever address the client asked.
 #
-#     GWLB --> gwi --> the endpoint's own local address, in place of the one that was asked --> service
-#     GWLB <-- gwo <-- from that address, which NAT turns into the one that was asked       <-- service
+#     GWLB --> gwi --> the endpoint's local address, in place of the one that was asked --> service
+#     GWLB <-- gwo <-- from that address, which NAT turns into the one that was asked   <-- service
 #
-# Use it for a proxy, a resolver, a sinkhole: what comes from an endpoint to any address reaches the service that
-# listens on that port here, which sees who asks, and sees the endpoint as its own address: 169.254.0.1 or
-# fd67:776c:6274::6081 for the first, and so on. What it answers goes back into the endpoint that asked, for its
-# source address says which that is; so endpoints' CIDRs may overlap. Services must listen on all addresses, and those
-# over UDP must answer from the address that they were asked at, as resolvers do. IPv4 and IPv6.
+# Use it for a proxy, a resolver, a sinkhole. A packet from an endpoint to any address reaches the service that listens on
+# that port here. The service sees the client's address. It sees the endpoint as an address of its own: 169.254.0.1 or
+# fd67:776c:6274::6081 for the first endpoint, and so on. The answer comes from that address and so goes back into the right
+# endpoint: endpoints' CIDRs may overlap. Services must listen on all addresses. Services over UDP must answer from the
+# address that they were asked at, as resolvers do. The script carries IPv4 and IPv6.
 #
-# Ping is answered, and the ports below are open; all others refuse, as ports with no service do, so that ssh and the like
-# are not shown to the VPCs. Name others by these variables in gwlbtun's environment, or here: lists as nft takes them, and
-# "" for none. Closed in any case are gwlbtun's own: UDP 6081, and the health port. `nft list table inet gwlbtun-X` shows
-# how many packets met a closed port.
+# The host answers ping, and the ports below are open. All others refuse, as ports without a service do, so the VPCs do not
+# see ssh and the like. Name other ports by these variables in gwlbtun's environment, or here: lists as nft takes them, and
+# "" for none. gwlbtun's own ports are always closed: UDP 6081, and the health port. `nft list table inet gwlbtun-X` shows how
+# many packets met a closed port.
 
 : "${GWLBTUN_LOCAL_TCP=53, 80, 443}" "${GWLBTUN_LOCAL_UDP=53}"
 
-# `nft flush ruleset` stops the services until this script is called again (common.sh says how).
+# `nft flush ruleset` stops the services until you call this script again (common.sh says how).
 #
-# Changes on the host: three rules in `ip rule`, a routing table and an nftables table, per endpoint, two addresses and
-# rp_filter on gwi, all of which DESTROY removes or the interface takes with it.
+# Changes on the host, for each endpoint: three rules in `ip rule`, a routing table and an nftables table, and on gwi two
+# addresses and rp_filter. DESTROY removes them, or they go with the interface.
 #
-# In a container whose /proc/sys is read-only these must be so beforehand (docker run --sysctl NAME=VALUE):
+# In a container whose /proc/sys is read-only, set these beforehand (docker run --sysctl NAME=VALUE):
 # net.ipv4.conf.all.rp_filter=0, net.ipv4.conf.default.rp_filter=0.
 
 # shellcheck source=common.sh

@@ -7,12 +7,12 @@
 #     GWLB --> gwi-B --> zone B, MASQUERADE --> eth0    10.0.0.5:4000 becomes 192.0.2.1:1024
 #     GWLB <-- gwo-A or gwo-B <-- connection's mark, NAT undone <-- eth0
 #
-# Use it for one NAT gateway before many VPCs whose CIDRs overlap. Connections from each endpoint are tracked in a
-# conntrack zone of its own, so two that look the same are two; outside, NAT gives each a port of its own, so the way
-# back needs no zone: the connection's mark names the endpoint. IPv4, and IPv6 where the host has an IPv6 address. On
-# EC2 turn the source/destination check off.
+# Use it for one NAT gateway before many VPCs whose CIDRs overlap. Each endpoint has a conntrack zone of its own, so Linux
+# keeps apart connections that look the same. Outside, NAT gives each connection its own port, so answers need no zone: the
+# connection's mark names the endpoint. It carries IPv4, and IPv6 where the host has an IPv6 address. On EC2, turn the
+# source/destination check off.
 #
-# `nft flush ruleset` stops the traffic until this script is called again (common.sh says how).
+# `nft flush ruleset` stops the traffic until you call this script again (common.sh says how).
 #
 # Changes on the host, sysctls, and what is closed to endpoints: as create-nat.sh.
 

@@ -6,23 +6,23 @@
 #     GWLB --> gwi --> routing, MASQUERADE --> eth0 --> Internet
 #     GWLB <-- gwo <-- connection's mark, NAT undone <-- eth0 <--
 #
-# Use it for a NAT gateway, or a firewall that is one. Packets from gwi go where the host's main routing table says,
-# as a rule out of the default interface. Their connection keeps the endpoint's number as its mark, and by that what
-# answers goes back into the endpoint that asked. IPv4, and IPv6 where the host has an IPv6 address. Where endpoints'
-# CIDRs overlap: create-nat-overlapping.sh. On EC2 turn the source/destination check off.
+# Use it for a NAT gateway, or a firewall that is one. Packets from gwi go where the host's main routing table says, as a
+# rule out of the default interface. Their connection keeps the endpoint's number as its mark, so answers go back into the
+# endpoint that asked. It carries IPv4, and IPv6 where the host has an IPv6 address. If endpoints' CIDRs overlap, use
+# create-nat-overlapping.sh. On EC2, turn the source/destination check off.
 #
-# The host's own ports are closed to endpoints, ping too. So is what NAT would open as if the host asked: the instance's
-# metadata and all else that is link-local, and Geneve, which other appliances take for the load balancer's since it comes
-# from its subnet. `nft list table inet gwlbtun-X` shows how many packets that dropped.
+# The host's own ports are closed to endpoints, and the host answers no ping. The script also closes what NAT would open as
+# if the host itself asked: link-local addresses, the instance's metadata among them, and Geneve, since other appliances may
+# take this host for the load balancer. `nft list table inet gwlbtun-X` shows how many packets that dropped.
 #
-# `nft flush ruleset` stops the traffic until this script is called again (common.sh says how).
+# `nft flush ruleset` stops the traffic until you call this script again (common.sh says how).
 #
-# Changes on the host: five rules in `ip rule`, a routing table and an nftables table, per endpoint, and rp_filter on
-# gwi, all of which DESTROY removes or the interface takes with it. For the whole host, until the last endpoint's
-# DESTROY: net.ipv4.conf.*.forwarding of the interfaces that routes lead out of, net.ipv6.conf.all.forwarding, with
-# which an interface's accept_ra of 1 becomes 2, net.ipv4.fwmark_reflect and net.ipv6.fwmark_reflect.
+# Changes on the host, for each endpoint: five rules in `ip rule`, a routing table, an nftables table, and rp_filter on gwi.
+# DESTROY removes them, or they go with the interface. For the whole host, until the last endpoint's DESTROY:
+# net.ipv4.conf.*.forwarding of the interfaces that routes lead out of, net.ipv4.fwmark_reflect, net.ipv6.fwmark_reflect,
+# and net.ipv6.conf.all.forwarding; with the last, an interface's accept_ra of 1 becomes 2.
 #
-# In a container whose /proc/sys is read-only these must be so beforehand (docker run --sysctl NAME=VALUE):
+# In a container whose /proc/sys is read-only, set these beforehand (docker run --sysctl NAME=VALUE):
 # net.ipv4.ip_forward=1, net.ipv4.fwmark_reflect=1, net.ipv4.conf.all.rp_filter=0, net.ipv4.conf.default.rp_filter=0; with
 # IPv6 also net.ipv6.conf.all.forwarding=1, net.ipv6.fwmark_reflect=1.
 

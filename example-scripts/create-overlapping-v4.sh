@@ -6,12 +6,12 @@
 #     GWLB --> gwi-A --> conntrack zone A --> forward --> gwo-A --> GWLB      10.0.0.5 -> 10.1.0.9
 #     GWLB --> gwi-B --> conntrack zone B --> forward --> gwo-B --> GWLB      10.0.0.5 -> 10.1.0.9, another's
 #
-# Use it as create-route.sh, where endpoints are in VPCs whose CIDRs overlap and rules look at connections (`ct
-# state`): a zone per endpoint keeps apart connections, and fragments put together for them, that look the same. Each
-# connection also carries its endpoint's number as its mark, which `ip rule` and `conntrack -L` show. CIDRs that
-# overlap are a matter of IPv4; IPv6 is carried in the same way.
+# Use it in place of create-route.sh where endpoints are in VPCs whose CIDRs overlap and rules look at connections (`ct
+# state`). Each endpoint has a conntrack zone of its own. It keeps apart connections that look the same, and fragments that
+# Linux puts together for them. Each connection also carries its endpoint's number as its mark, which `ip rule` and
+# `conntrack -L` show. Only IPv4 CIDRs overlap; the script carries IPv6 in the same way.
 #
-# `nft flush ruleset` stops the traffic until this script is called again (common.sh says how).
+# `nft flush ruleset` stops the traffic until you call this script again (common.sh says how).
 #
 # Changes on the host, sysctls, and packets to its own addresses: as create-route.sh.
 

@@ -5,9 +5,9 @@
 #
 #     GWLB --> gwi --tc--> gwo --> GWLB
 #
-# Use it to see that a deployment works, to measure it, and to look on with tools that tap gwi: tcpdump, Suricata in
-# IDS mode. Packets, IPv4 and IPv6, go back as they came and never meet Linux's routing, netfilter or reverse path
-# filter; no forwarding is needed. The least costly way through the kernel.
+# Use it to see that a deployment works, to measure it, and to watch with tools that tap gwi: tcpdump, Suricata in IDS mode.
+# IPv4 and IPv6 packets go back as they came. They never meet Linux's routing, netfilter or reverse path filter, and need no
+# forwarding. This is the cheapest way through the kernel.
 #
 # Changes on the host: a clsact qdisc with one filter, and rp_filter, both on gwi. DESTROY removes them.
 

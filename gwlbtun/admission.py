@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT-0
 """Who gets an endpoint, and how fast.
 
-Whoever reaches the port can invent ENI IDs. Receivers announce an ID with each packet that comes for it, and go on; the
-packets wait (native/waiting.h). This one thread hears the announcements and admits the IDs with most of them first, at a
-bounded rate, so that the making of endpoints takes no more of the host than it may.
+Any sender that reaches the port can invent ENI IDs. Receivers announce an ID with each packet that comes for it, and go on;
+the packets wait (native/waiting.h). This one thread hears the announcements. It admits the IDs with the most packets first,
+at a bounded rate, so that making endpoints takes a bounded share of the host.
 
-When there are as many endpoints as there may be, or memory or threads run short, the endpoint that is most likely forged
-makes room for an ID that has shown more than one packet.
+When the table of endpoints is full, or memory or threads run short, the endpoint that is most likely forged makes room for an
+ID that has shown several packets.
 """
 import heapq
 import time
@@ -19,19 +19,19 @@ from .worker import Worker
 
 RATE = 250.0         # endpoints a second
 BURST = 50.0         # and so many at once
-EVICTIONS = 10.0     # endpoints a second that make room for others
+EVICTIONS = 10.0     # endpoints a second that give way to others
 LISTEN_MS = 200
-PACE_S = 0.01        # between two looks while announcements come
-CANDIDATES = 4096    # IDs that are remembered at a time
-AT_A_TIME = 16       # of them are looked at, those with most packets
-FORGET_S = 5.0       # after which an ID counts anew: its packets have not waited longer (WAIT_NS)
-GENUINE_PACKETS = 3  # of an ID for which another endpoint makes room
+PACE_S = 0.01        # between two rounds while announcements come
+CANDIDATES = 4096    # IDs remembered at a time
+AT_A_TIME = 16       # of them are considered in a round, those with the most packets
+FORGET_S = 5.0       # then an ID counts anew: no packet waits longer (WAIT_NS)
+GENUINE_PACKETS = 3  # that an ID must show before another endpoint makes room for it
 TELL_S = 10.0        # between two lines about IDs that get no endpoint
-SPARE = 64           # endpoints that may be about to go, beside those that stay
+SPARE = 64           # slots for endpoints that are going, beside those that stay
 
 
 class Bucket:
-    """A bound on a rate: so many tokens a second, at most so many saved up."""
+    """Bounds a rate: tokens come at so many a second, and at most so many are saved."""
 
     def __init__(self, rate: float, most: float):
         self._rate = rate
@@ -60,7 +60,7 @@ class Admission:
     """The thread that admits endpoints."""
 
     def __init__(self, handler: fastpath.Handler, endpoints: Endpoints, most: int, log: Log):
-        """most: endpoints at a time."""
+        """most: the number of endpoints that may exist at a time."""
         self._handler = handler
         self._endpoints = endpoints
         self._most = most
@@ -99,7 +99,7 @@ class Admission:
             lack = self._lack()
             self._handler.set_full(lack is not None)
             if lack and not self._make_room(self._candidates[eni]):
-                self._tell(f"No endpoint for ENI ID {eni:017x}, nor for others: {lack}.", now)
+                self._tell(f"ENI ID {eni:017x} and others get no endpoint: {lack}.", now)
                 return
             if not self._rate.take():
                 return
@@ -107,7 +107,7 @@ class Admission:
             try:
                 self._endpoints.admit(eni)
             except OSError as error:
-                self._tell(f"No endpoint for ENI ID {eni:017x}: {error.strerror}.", now)
+                self._tell(f"ENI ID {eni:017x} gets no endpoint: {error.strerror}.", now)
                 return
 
     def _lack(self) -> Optional[str]:

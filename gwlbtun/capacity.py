@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: MIT-0
-"""What the host has for another endpoint: memory and threads, of itself or of the control group that gwlbtun runs in."""
+"""Whether the host, or the control group that gwlbtun runs in, has memory and threads for another endpoint."""
 import functools
 import os
 import time
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-SHARE = 0.9           # of threads and memory; the rest is for what is there already, and for others
+SHARE = 0.9           # of threads and memory; the rest is left for existing endpoints and other programs
 MEMORY_LEAST = 64 << 20
 RINGS_SHARE = 0.25    # of all memory, for rings
-LOOK_S = 0.5          # how long a look holds good
+LOOK_S = 0.5          # how long one look at the host stays valid
 
 _looked: Tuple[float, Optional[str]] = (-LOOK_S, None)
 
 
 def lack() -> Optional[str]:
-    """What is short, and how to mend it; None: nothing is."""
+    """Says what is short and which setting bounds it. None: nothing is short."""
     global _looked
     now = time.monotonic()
     if now - _looked[0] >= LOOK_S:
@@ -24,7 +24,7 @@ def lack() -> Optional[str]:
 
 
 def ring_bytes() -> int:
-    """What all rings may hold together."""
+    """The number of bytes that all rings may hold together."""
     limits = [_number(group / "memory.max") for group in _groups()]
     return int(min([total for total in limits if total] + [_meminfo("MemTotal")]) * RINGS_SHARE)
 
@@ -64,7 +64,7 @@ def _number(path: Path) -> Optional[int]:
 
 
 def _reclaimable(group: Path) -> int:
-    """File cache counts as used memory, and goes when memory is needed."""
+    """The file cache counts as used memory, but the kernel takes it back when memory is needed."""
     try:
         for line in (group / "memory.stat").read_text(encoding="ascii").splitlines():
             if line.startswith("inactive_file "):
@@ -75,7 +75,7 @@ def _reclaimable(group: Path) -> int:
 
 
 def _meminfo(name: str) -> int:
-    """Of /proc/meminfo, in bytes; 0 when it is not to be had."""
+    """A line of /proc/meminfo, in bytes. 0 when it cannot be read."""
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith(name + ":"):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT-0
-"""The command line: options to Settings, and their errors."""
+"""The command line: turns options into Settings, or into an error."""
 import argparse
 import dataclasses
 import os
 import sys
-from typing import Callable, List, NoReturn
+from typing import Any, Callable, List, NoReturn, Optional
 
 from . import StartError, __version__
 from .logs import parse_levels
@@ -20,17 +20,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Gather(argparse.Action):
-    """An option that may be given several times."""
+    """Collects the values of an option that may be given several times."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: Optional[str] = None) -> None:
         setattr(namespace, self.dest, getattr(namespace, self.dest, ()) + values)
 
 
-def _converter(field: dataclasses.Field) -> Callable:
+def _converter(field: "dataclasses.Field[Any]") -> Callable[[str], Any]:
     option = field.metadata
     check = option["check"] or str
 
-    def convert(text: str):
+    def convert(text: str) -> Any:
         if text.strip() in option["unset"]:
             print(f"gwlbtun: {'/'.join(option['flags'])} is {text.strip() or 'empty'}: {option['without']}", file=sys.stderr)
             return field.default
@@ -42,7 +43,7 @@ def _converter(field: dataclasses.Field) -> Callable:
 
 
 def parse(arguments: List[str]) -> Settings:
-    """The settings that the arguments ask for. Exits with status 2 and one line on stderr when they cannot be had."""
+    """Returns the settings that the arguments ask for. Bad arguments end the program: status 2, and one line on stderr."""
     parser = _Parser(prog="gwlbtun.py", add_help=False,
                      description="Tunnel handler for AWS Gateway Load Balancer.")
     parser.add_argument("-h", "-?", "--help", action="help", help="show this text and exit")
@@ -64,7 +65,7 @@ def parse(arguments: List[str]) -> Settings:
 
 
 def _open_standard_descriptors() -> None:
-    """Where 0 to 2 are closed the next sockets would take their places, and the log be written to one of them."""
+    """Opens those of descriptors 0 to 2 that are closed. Otherwise a socket would take their place and receive the log."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
@@ -76,7 +77,7 @@ def _open_standard_descriptors() -> None:
 def main(arguments: List[str]) -> int:
     _open_standard_descriptors()
     settings = parse(arguments)
-    from .daemon import Daemon  # what follows costs time that --help and usage errors need not wait for
+    from .daemon import Daemon  # imported late: --help and usage errors need not wait for it
     try:
         return Daemon(settings).run()
     except StartError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""The daemon: builds the parts, waits, drains, stops."""
+"""The daemon: builds the parts, waits, drains and stops."""
 import os
 import resource
 import select
@@ -16,16 +16,17 @@ from .endpoints import Endpoints
 from .logs import CORE, Log
 from .receiver import Receiver, buffer_size, open_sockets, raw_socket
 from .reports import Reports
+from .request import Answer
 from .settings import Settings
 from .sources import Sources
 from .trace import Trace, level_wanted
 from .watch import DropWatch
-from .web import Answer, Server
+from .web import Server
 from .worker import Worker
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_S = 1.0
-WATCH_SHARE = 0.05  # of one core at most, for adding up counters
+WATCH_SHARE = 0.05  # of one core, at most, for adding up counters
 
 
 class Daemon:
@@ -39,13 +40,13 @@ class Daemon:
         self._wake_read, self._wake_write = socket.socketpair()
         self._watch_due = 0.0
         self._stopper = Worker(self._log, "gwlbtun Stop", self._stop, vital=True)
-        self._failed = False  # and so must not end with status 0
+        self._failed = False  # the exit status must not be 0
         self._report_failure = threading.excepthook
 
     def run(self) -> int:
-        """The exit status. Raises StartError when it cannot begin."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to take down
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take the status of hooks away
+        """Returns the exit status. Raises StartError when it cannot begin."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has to be taken down yet
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it were ignored, hooks would have no exit status
         threading.current_thread().name = "gwlbtun"
         fastpath.set_thread_name("gwlbtun")
         self._build()
@@ -59,7 +60,7 @@ class Daemon:
         return int(self._failed)
 
     def _build(self) -> None:
-        """Takes all that may be refused, before anything runs."""
+        """Acquires everything that may be refused, before anything runs."""
         settings, log = self._settings, self._log
         os.environ["GWLBTUN_HEALTH_PORT"] = str(settings.health_port.port if settings.health_port else "")  # for hooks
         shim = fastpath.Shim()
@@ -95,7 +96,7 @@ class Daemon:
     def _start(self) -> None:
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        # Any thread may be the one that a signal interrupts; the byte written here wakes this one.
+        # A signal may interrupt any thread. The byte that Python writes here wakes this one.
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # under nohup it stays ignored
@@ -105,7 +106,7 @@ class Daemon:
         self._handler.trace(traced)
         self._log.start(Trace(self._handler, self._log) if traced else None)
         self._log.info(CORE, f"gwlbtun {__version__} starts, process {os.getpid()}.")
-        self._stopper.start()  # at once: later there may be no room for it
+        self._stopper.start()  # now: later the system may have no room for it
         if self._server:
             self._server.start()
             self._reports.start()
@@ -117,10 +118,11 @@ class Daemon:
             self._server.open()
 
     def _loop(self) -> None:
-        """Waits for signals, and does what is due every second, until all has been stopped."""
+        """Waits for signals and does what is due every second, until everything has stopped."""
         poll = select.poll()  # unlike select, with any number of sockets
-        for source in filter(None, (self._wake_read, self._filter_watch, self._table_watch, self._sources.watcher)):
-            poll.register(source, select.POLLIN)
+        for source in (self._wake_read, self._filter_watch, self._table_watch, self._sources.watcher):
+            if source:
+                poll.register(source, select.POLLIN)
         tick_due = time.monotonic()
         while not self._stopped.is_set():
             ready = {fd for fd, _ in poll.poll(max(tick_due - time.monotonic(), 0) * 1000)}
@@ -159,13 +161,13 @@ class Daemon:
             self._watch_due = end + (end - begin) / WATCH_SHARE
 
     def _hear_failure(self, arguments: threading.ExceptHookArgs) -> None:
-        """A thread has ended by an exception. One of the health port's connections, which have no name, may do so."""
+        """An exception has ended a thread. gwlbtun cannot go on without one of its own."""
         self._report_failure(arguments)
         if arguments.thread and arguments.thread.name.startswith("gwlbtun"):
             self._fail(arguments.thread.name)
 
     def _fail(self, thread: str) -> None:
-        """Stops cleanly, but with status 1, so that whoever started gwlbtun starts it anew."""
+        """Stops cleanly, but with status 1, so that a supervisor starts gwlbtun again."""
         self._failed = True
         self._log.critical(CORE, f"Stopping with status 1: gwlbtun cannot do without its thread {thread}.")
         self._stopping.set()
@@ -180,11 +182,11 @@ class Daemon:
                     continue
                 hooks.kill_all()
                 os._exit(128 + number)
-            self._log.important(CORE, f"{name}: stopping; another one stops at once.")
+            self._log.important(CORE, f"{name}: stopping. Another one stops gwlbtun at once.")
             self._stopping.set()
 
     def _stop(self) -> None:
-        """Once told to, lets what has come in go through and takes everything down in order."""
+        """Waits for the word to stop. Then packets that came in go through, and everything is taken down in order."""
         self._stopping.wait()
         try:
             self._handler.stop()
@@ -213,7 +215,7 @@ class Daemon:
 
 
 def _drain(source: socket.socket) -> bytes:
-    """What a non-blocking socket holds. Netlink's ENOBUFS, too many changes to tell, is a change as well."""
+    """Empties a non-blocking socket. Netlink's ENOBUFS means too many changes to tell, which the caller takes as one."""
     data = b""
     try:
         while True:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT-0
 """One endpoint: a pair of interfaces with their threads, hooks and flows, from its first packet to its end.
 
-Each step of its life that takes time is a job (jobs.py), of which it has one at a time: it comes up, is made again when
-somebody has deleted an interface, and goes. Meanwhile its packets wait in the rings of the fast path.
+Each step of its life that takes time is a job (jobs.py); an endpoint has one at a time. It comes up, is made again when
+somebody deletes an interface, and goes. Meanwhile its packets wait in the rings of the fast path.
 """
 import collections
 import enum
@@ -11,22 +11,21 @@ import time
 from typing import Callable, Counter, Optional
 
 from . import fastpath
-from .hooks import Hook
+from .commands import Commands
 from .jobs import Jobs
 from .logs import CORE, Log
 from .rpfilter import ReversePathFilter
 from .settings import Settings
+from .silence import Silence
 from .sources import Sources
 from .starter import Starter
 from .tunnel import Tunnel
 from .turns import Turn
 
 RETRY_S = 10.0
-SILENCE_S = 10.0        # without one packet back, after which a hint is due
-SILENCE_PACKETS = 10
-LIVELY_PACKETS = 64     # after which it gets all its threads, and long queues
-LIVELY_BYTES = 4 << 10  # or which have come before it is up
-FEW_PACKETS = 16        # of an endpoint that may be forged
+LIVELY_PACKETS = 64     # once it has carried these, it gets all its threads, and long queues
+LIVELY_BYTES = 4 << 10  # or once these wait for it to come up
+FEW_PACKETS = 16        # an endpoint with fewer may be forged
 
 
 class State(enum.Enum):
@@ -39,18 +38,17 @@ class State(enum.Enum):
 
 
 class Endpoint:
-    """Made by the table of endpoints, which is told when it is gone."""
+    """One endpoint. The table of endpoints makes it, and learns when it is gone."""
 
     def __init__(self, eni: int, native: fastpath.NativeEndpoint, predecessor: Optional["Endpoint"], settings: Settings,
                  offloads: int, sources: Sources, jobs: Jobs, starter: Starter, stopping: threading.Event, log: Log,
                  gone: Callable[["Endpoint"], None]):
-        """predecessor: of the same ENI ID, while that is there. stopping: no create hook begins any more. gone(self) is its
-        last act."""
+        """predecessor: the endpoint of the same ENI ID that has yet to go. stopping: once it is set, no create hook begins.
+        gone(self): called as its last act."""
         self.eni = eni
         self.native = native
         self.state = State.SUCCEEDING if predecessor else State.WAITING
-        self.failure: Optional[str] = None  # why it is not up, or was not at the last try
-        self.hook_failures = 0
+        self.failure: Optional[str] = None  # why it is not up, or why the last try failed
         self.made_ns = time.monotonic_ns()
         self.inward = Tunnel(fastpath.GWI, eni, native, settings.tunnel_places, sources, starter,
                              self._interface_deleted, log)
@@ -68,20 +66,20 @@ class Endpoint:
         self._lock = threading.Lock()
         self._serving = threading.Lock()  # held while its T threads are made, and while it is seen to that no more are
         self._busy = False     # a job is queued or under way
-        self._deleted = False  # an interface has been, by somebody else
-        self._undo = False     # what there is of it is to be taken down, and made again
-        self._ended = False    # there is nothing left of it
-        self._retry_ns = 0     # when to try again what has failed
-        self._created = False  # its interfaces stand
-        self._hooked = False   # the create hook may have run
+        self._deleted = False  # somebody else has deleted an interface
+        self._undo = False     # it has to be taken down and made again
+        self._ended = False    # nothing is left of it
+        self._retry_ns = 0     # when to try again after a failure
+        self._created = False  # its interfaces exist
         self._open = False     # its packets pass
         self._lively = False
         self._seen_ns = 0      # its newest packet at the last tick
         self._up_ns = 0
         self._final_counters: Optional[Counter[str]] = None
-        self._silence_told = False
         self._carried = False
+        self._commands = Commands(settings, self.inward.name, self.outward.name, eni, log)
         self._filter = ReversePathFilter(self.inward.name, log)
+        self._silence = Silence(self.inward.name, log)
 
     @property
     def names(self) -> str:
@@ -90,7 +88,7 @@ class Endpoint:
     # ---- What others ask and tell of it ------------------------------------------------------------------------------
 
     def advance(self) -> None:
-        """Has its next step done, if there is one."""
+        """Queues its next step, if it has one."""
         with self._lock:
             if self._busy or self.predecessor or not self._next_step():
                 return
@@ -110,38 +108,41 @@ class Endpoint:
         """Once a second."""
         self.native.age()
         last_ns = self.native.last_ns()
-        if self.state is State.UP and (last_ns != self._seen_ns or not self._silence_told):
+        if self.state is State.UP and (last_ns != self._seen_ns or not self._silence.over):
             self._seen_ns = last_ns
             self._watch(now_ns)
         self.advance()
 
     def _watch(self, now_ns: int) -> None:
-        if self._lively and self._silence_told:
+        if self._lively and self._silence.over:
             return
         counters = self.counters()
         if not self._lively and counters["packets_out"] + counters["packets_sent"] >= LIVELY_PACKETS:
             self._widen()
-        if now_ns - self._up_ns >= SILENCE_S * 1e9:
-            self._check_silence(counters)
+        self._silence.look(counters, now_ns - self._up_ns)
+
+    @property
+    def hook_failures(self) -> int:
+        return self._commands.failures
 
     def check_filter(self) -> None:
         self._filter.check()
 
     def packets(self) -> int:
-        """In and out."""
+        """Packets in both directions."""
         counters = self.counters()
         return counters["packets_out"] + counters["packets_sent"]
 
     def may_go(self) -> bool:
-        """Whether it makes room for another when there is none: it looks forged, or none of its flows is left."""
+        """Whether it may make room for another: it looks forged, or it has no flow left."""
         return self.state in (State.UP, State.FAILED) and (
             self.packets() < FEW_PACKETS or not self.native.flows(4) + self.native.flows(6))
 
     def counters(self) -> Counter[str]:
-        """Those of all its T threads, added up."""
+        """Adds up the counters of all its T threads."""
         rows = [row for tunnel in self.tunnels for row in tunnel.counters()]
         total: Counter[str] = collections.Counter(dict(zip(rows[0]._fields, map(sum, zip(*rows)))))
-        # Set before the counters went away, so it is there for whoever missed some of them.
+        # These are set before the counters go away, so a caller that missed some of them finds these.
         return total if self._final_counters is None else self._final_counters
 
     @property
@@ -151,7 +152,7 @@ class Endpoint:
         return self._carried
 
     def free(self) -> None:
-        """When nothing runs any more. Its counters stay what they are."""
+        """Frees the native endpoint once nothing runs any more. Its counters keep their values."""
         self._final_counters = self.counters()
         self.native.free()
 
@@ -173,7 +174,7 @@ class Endpoint:
         try:
             if step:
                 step(turn)
-        except Exception as error:  # whatever it was, it is told, and tried again
+        except Exception as error:  # whatever it was, the operator learns of it and it is tried again
             self._fail(f"{type(error).__name__}: {error}")
             if self.leaving.is_set():
                 time.sleep(RETRY_S)
@@ -187,7 +188,7 @@ class Endpoint:
             if not self._created:
                 self.state = State.CREATING
                 self._create()
-            if self._settings.create_hook and not self._hooked and not self._run_create_hook(turn):
+            if self._commands.due and not self._run_create_hook(turn):
                 return
         except (OSError, RuntimeError) as error:
             self._fail(getattr(error, "strerror", None) or str(error))
@@ -220,22 +221,15 @@ class Endpoint:
         self._created = True
 
     def _run_create_hook(self, turn: Turn) -> bool:
-        """False when nothing may pass: the rules that the hook was to set may be missing. Raises when it cannot be run."""
+        """False: nothing may pass, for the hook's rules may be missing. Raises OSError or RuntimeError when it cannot start."""
         if self._stopping.is_set() or self.leaving.is_set():
             return False
-        hook = self._hook(self._settings.create_hook, "CREATE")
-        succeeded = hook.run(turn, self.leaving)
-        self._hooked = True
-        if not succeeded:
-            self.hook_failures += 1
-            if self._settings.require_hook and not hook.terminated:
-                self._fail(f"its create hook {hook.failure}, and --require-hook is set")
-                self._undo = True
-                return False
+        hook = self._commands.create(turn, self.leaving)
+        if hook.failure and self._settings.require_hook and not hook.terminated:
+            self._fail(f"its create hook {hook.failure}, and --require-hook is set")
+            self._undo = True
+            return False
         return not hook.terminated
-
-    def _hook(self, command: str, action: str) -> Hook:
-        return Hook(self._log, command, action, self.inward.name, self.outward.name, self.eni)
 
     def _interface_deleted(self, what: str) -> None:
         with self._lock:
@@ -255,14 +249,14 @@ class Endpoint:
         self._take_down(turn)
         self._ended = True
         turn.end()
-        self.native.forget()  # before the table's lock is taken
+        self.native.forget()  # now, as _gone() takes the table's lock
         self._gone(self)
 
     def _take_down(self, turn: Turn) -> None:
-        """Its threads, then the destroy hook, while the interfaces still stand, and then those.
+        """Ends its threads, runs the destroy hook while the interfaces still exist, and then deletes those.
 
-        Its threads first: what is in its rings must not meet a Linux from which the hook has taken the rules. It stays in the
-        rings when an interface has been deleted.
+        The threads end first: frames in the rings must not reach Linux once the hook has removed its rules. When somebody has
+        deleted an interface, they stay in the rings.
         """
         with self._serving:
             for tunnel in self.tunnels:
@@ -271,25 +265,12 @@ class Endpoint:
         self.native.stop()
         for tunnel in self.tunnels:
             tunnel.join()
-        if self._hooked:
-            self._run_destroy_hook(turn)
+        self._commands.destroy(turn)
         if self._created:
             self._log.important(CORE, f"Destroying interface {self.names}.")
         self._close()
         self.native.close()
-        self._created = self._hooked = self._deleted = self._undo = False
-
-    def _run_destroy_hook(self, turn: Turn) -> None:
-        """However far the create hook came: what it has set up must not stay."""
-        while self._settings.destroy_hook:
-            try:
-                # It has all the time it takes: what it leaves behind would stay.
-                self.hook_failures += not self._hook(self._settings.destroy_hook, "DESTROY").run(turn)
-                return
-            except (OSError, RuntimeError) as error:
-                self._log.important(CORE, f"The destroy hook of {self.inward.name} cannot be started: {error}. "
-                                          f"gwlbtun tries again every {RETRY_S:.0f} s.")
-                time.sleep(RETRY_S)
+        self._created = self._deleted = self._undo = False
 
     def _close(self) -> None:
         for tunnel in self.tunnels:
@@ -311,15 +292,3 @@ class Endpoint:
                 self._lively = True
             except RuntimeError:  # the starter goes on with those that are needed
                 pass
-
-    def _check_silence(self, counters: Counter[str]) -> None:
-        if counters["packets_sent"]:
-            self._silence_told = True  # it has spoken: there is nothing to tell any more
-        elif counters["packets_out"] >= SILENCE_PACKETS:
-            self._silence_told = True
-            self._log.important(
-                CORE, f"{counters['packets_out']} packets went in to Linux on {self.inward.name}, and none has come "
-                      "back. If that is not meant: is there a create hook (-c) that routes or redirects them; is "
-                      "net.ipv4.ip_forward 1 (net.ipv6.conf.all.forwarding); is the policy of iptables' FORWARD chain DROP "
-                      "(Docker sets it); is net.ipv4.conf.all.rp_filter 0; is the EC2 source/destination check of this "
-                      "instance off, when they leave by another interface?")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT-0
 """The table of endpoints, one for each ENI ID.
 
-Its lock guards the table and every call that changes the fast path's (native/gwlbtun.h). Who may have an endpoint is for
-admission.py to say.
+Its lock guards the table, and every call that changes the fast path's table (native/gwlbtun.h). admission.py decides which
+ENI IDs get an endpoint.
 """
 import collections
 import threading
@@ -24,7 +24,7 @@ class Endpoints:
 
     def __init__(self, handler: fastpath.Handler, settings: Settings, offloads: int, sources: Sources,
                  stopping: threading.Event, log: Log):
-        """stopping: from when it is set, no endpoint is made and no create hook begins."""
+        """stopping: once it is set, no endpoint is made and no create hook begins."""
         self.settings = settings
         self._offloads = offloads
         self._log = log
@@ -46,7 +46,7 @@ class Endpoints:
         self._starter.start()
 
     def admit(self, eni: int) -> bool:
-        """Makes the endpoint of an ENI ID, if it has none; false once all endpoints go. Raises OSError."""
+        """Makes the endpoint of an ENI ID unless it has one. False: all endpoints are going. Raises OSError."""
         with self._lock:
             current = self._newest.get(eni)
             if current and not current.leaving.is_set():
@@ -62,21 +62,21 @@ class Endpoints:
         return True
 
     def all(self) -> List[Endpoint]:
-        """The newest of each ENI ID."""
+        """The newest endpoint of each ENI ID."""
         with self._lock:
             return self.glance()
 
     def glance(self) -> List[Endpoint]:
-        """As all(), but for who must not wait: to Python this is one step, before or after any change."""
+        """As all(), for a caller that must not wait. To Python it is one step, so no lock is needed."""
         return list(self._newest.values())
 
     def staying(self) -> int:
-        """How many there are that are not about to go."""
+        """The number of endpoints that are not going."""
         with self._lock:
             return sum(not endpoint.leaving.is_set() for endpoint in self._newest.values())
 
     def tick(self) -> None:
-        """Once a second: what endpoints have to watch, and which of them have been idle for too long."""
+        """Once a second: lets endpoints watch themselves, and retires those that have been idle for too long."""
         self._jobs.tick()
         now_ns = time.monotonic_ns()
         idle_s = self.settings.endpoint_idle_s
@@ -86,17 +86,17 @@ class Endpoints:
                 self._retire(endpoint, now_ns - idle_s * 10**9)
 
     def up(self) -> List[Tuple[str, str, int]]:
-        """Those that carry traffic and are to stay: gwi, gwo, ENI ID."""
+        """The gwi, gwo and ENI ID of each endpoint that carries traffic and is to stay."""
         return [(endpoint.inward.name, endpoint.outward.name, endpoint.eni) for endpoint in self.all()
                 if endpoint.state is State.UP and not endpoint.leaving.is_set()]
 
     def check_filters(self) -> None:
-        """When a setting of some interface may have changed."""
+        """To be called when a setting of some interface may have changed."""
         for endpoint in self.all():
             endpoint.check_filter()
 
     def make_room(self) -> Optional[Endpoint]:
-        """Destroys the endpoint that is most likely forged, if there is any that may go."""
+        """Destroys the endpoint that is most likely forged, if any may go."""
         candidates = [endpoint for endpoint in self.all() if not endpoint.leaving.is_set() and endpoint.may_go()]
         if not candidates:
             return None
@@ -118,11 +118,11 @@ class Endpoints:
                 endpoint.native.publish()
                 return
             endpoint.leaving.set()
-        self._log.info(CORE, f"No packet for {self.settings.endpoint_idle_s} s: {endpoint.names} go.")
+        self._log.info(CORE, f"No packet for {self.settings.endpoint_idle_s} s: gwlbtun destroys {endpoint.names}.")
         endpoint.advance()
 
     def stop(self) -> None:
-        """Destroys all and returns when they are gone. The receivers must have ended."""
+        """Destroys all endpoints, and returns when they are gone. The receivers must have ended."""
         with self._lock:
             leaving = list(self._unburied)
             for endpoint in leaving:
@@ -134,7 +134,7 @@ class Endpoints:
             self._changed.wait_for(lambda: not self._unburied)
 
     def _bury(self, endpoint: Endpoint) -> None:
-        """The last act of an endpoint: only its counts remain."""
+        """The last act of an endpoint. Only its counts remain."""
         with self._changed:
             endpoint.free()
             self._buried.update(endpoint.counters())
@@ -149,7 +149,7 @@ class Endpoints:
             successor.succeed()
 
     def totals(self) -> Counter[str]:
-        """The counters of all T threads there are and have been, added up; the times among them mean nothing."""
+        """Adds up the counters of all T threads, past ones included. The times among them mean nothing."""
         with self._lock:
             total, unburied = self._buried.copy(), list(self._unburied)
         for endpoint in breathing(unburied):  # without the lock: there may be many threads

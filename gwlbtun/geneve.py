@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT-0
 """The Geneve header (RFC 8926) as a gateway load balancer writes it, in Python.
 
-The fast path has its own in native/geneve.c. This one serves log text, the test load balancer, and the tests of the C
-code, whose independent oracle it is: it makes the same checks in the same order, and names what it refuses by the same
-counters (GW_COUNTER_LIST in native/gwlbtun.h).
+The fast path has its own in native/geneve.c. This one serves log text and the test load balancer, and is the independent
+oracle of the C code's tests: it makes the same checks in the same order, and names what it refuses by the same counters
+(GW_COUNTER_LIST in native/gwlbtun.h).
 """
 import struct
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class KnownOption(NamedTuple):
     size: int
 
 
-# Option class and type: what it means. All that the load balancer of another cloud would add to.
+# What an option means, by class and type. The load balancer of another cloud would add to this alone.
 KNOWN_OPTIONS: Dict[Tuple[int, int], KnownOption] = {
     (AWS, 1): KnownOption(ENI, 8),
     (AWS, 2): KnownOption(ATTACHMENT, 8),
@@ -40,7 +40,7 @@ KNOWN_OPTIONS: Dict[Tuple[int, int], KnownOption] = {
 
 
 class GeneveError(ValueError):
-    """A packet that the fast path drops. reason is the name of the counter it is counted under."""
+    """A packet that the fast path drops. reason names the counter that counts it."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
@@ -76,7 +76,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Header:
-    """A header, whole: pack() gives back every bit that parse() was given."""
+    """A whole header: pack() returns every bit that parse() was given."""
 
     protocol: int
     options: Tuple[Option, ...] = ()
@@ -88,7 +88,7 @@ class Header:
     reserved: int = 0
 
     def _known(self, meaning: str) -> Optional[int]:
-        """The value of the first option of that meaning: of one that comes twice, the first counts."""
+        """The value of the option of that meaning. If it comes twice, the first counts."""
         for option in self.options:
             if option.known and option.known.meaning == meaning:
                 return int.from_bytes(option.data, "big")

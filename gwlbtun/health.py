@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""How gwlbtun does: why it is unhealthy, if it is, and one snapshot of everything.
+"""The health of gwlbtun: why it is unhealthy, if it is, and a snapshot of everything.
 
 The snapshot is the JSON that monitoring relies on, key for key, the two spellings of the last-packet key included.
 """
@@ -23,12 +23,12 @@ TimedOut = Dict[Tuple[Endpoint, int], int]  # flows that have timed out, by endp
 
 
 class Health:
-    """Knows all parts and asks them."""
+    """Asks all parts."""
 
     def __init__(self, settings: Settings, receivers: Sequence[Receiver], endpoints: Endpoints,
                  drop_names: Sequence[str], flow_entries: Callable[[], int], buffer_bytes: int,
                  stopping: threading.Event):
-        """flow_entries: how many flows there are; buffer_bytes: the granted receive buffer of each socket."""
+        """flow_entries(): the number of flows. buffer_bytes: the receive buffer that the kernel granted each socket."""
         self._settings = settings
         self._receivers = receivers
         self._endpoints = endpoints
@@ -37,15 +37,15 @@ class Health:
         self._buffer_bytes = buffer_bytes
         self._stopping = stopping
         self._started = time.monotonic()
-        self._timed_out: TimedOut = {}       # as the last snapshot found it
-        self._timed_out_told: TimedOut = {}  # as the last one that was shown did
+        self._timed_out: TimedOut = {}       # at the last snapshot
+        self._timed_out_told: TimedOut = {}  # at the last snapshot that was shown
 
     @property
     def stopping(self) -> bool:
         return self._stopping.is_set()
 
     def totals(self) -> Counter[str]:
-        """The counters of all threads there are and have been, added up; the times among them mean nothing."""
+        """Adds up the counters of all threads, past ones included. The times among them mean nothing."""
         total = self._endpoints.totals()
         for receiver in self._receivers:
             for name, value in receiver.counters().items():
@@ -56,7 +56,7 @@ class Health:
         return total
 
     def reasons(self) -> List[str]:
-        """Why it is unhealthy; none: it is healthy. Far cheaper than a snapshot."""
+        """Why gwlbtun is unhealthy; empty when it is healthy. Far cheaper than a snapshot."""
         stopping = self.stopping
         reasons = ["gwlbtun is stopping"] if stopping else []
         reasons += [_death(receiver.worker) for receiver in self._receivers if not _healthy(receiver.worker, stopping)]
@@ -66,13 +66,13 @@ class Health:
                 reasons += [_death(worker, tunnel.name) for tunnel in endpoint.tunnels for worker in tunnel.workers
                             if not _healthy(worker, False)]
             elif failure and (endpoint.carried or self._settings.require_hook):
-                # Others count for nothing: a sender that invents ENI IDs must not make the appliance unhealthy.
+                # Other endpoints do not count: a sender that invents ENI IDs must not make the appliance unhealthy.
                 state_text = state.value if state is State.FAILED else f"is {state.value}"
                 reasons.append(f"endpoint {endpoint.eni:017x} {state_text}: {failure}")
         return reasons
 
     def snapshot(self, shown: bool = True) -> Snapshot:
-        """One report, made by one thread at a time. shown: whether somebody has seen the one before."""
+        """Makes one report; one thread at a time may. shown: whether somebody has seen the one before."""
         if shown:
             self._timed_out_told = self._timed_out
         self._timed_out = {}
@@ -149,7 +149,7 @@ class Health:
                 "idleTimeoutSecs": self._settings.flow_idle_s}
 
 
-# Counters by which receivers and T threads mean different things, so that one sum would mean nothing.
+# Receivers and T threads mean different things by these counters, so one sum of both would mean nothing.
 _OWN_OF_RECEIVERS = ("packets_in", "bytes_in", "entries", "batches")
 
 _TOTALS = {
@@ -180,11 +180,11 @@ def _seconds_since(last_ns: int, start_ns: int, now_ns: int) -> float:
 
 
 class Form(NamedTuple):
-    """A rendering, in two parts: the head is what may change from one answer to the next, the tail all the rest."""
+    """A rendering in two parts. The head may change from one answer to the next; the tail is all the rest."""
 
     content_type: str
     head: Callable[[List[str]], str]             # of the reasons
-    tail: Callable[[Snapshot], Iterable[str]]    # in pieces, none of which takes long
+    tail: Callable[[Snapshot], Iterable[str]]    # in pieces that each take little time
 
 
 def _json_head(reasons: List[str]) -> str:

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: MIT-0
-"""The create and destroy commands: run as a shell would run a command line, heard, waited for, never in the way.
+"""Runs the create and destroy commands as a shell would, logs what they print, and waits for their end.
 
 A hook runs under a turn (turns.py), so that a flood of new ENI IDs does not become one of processes, and hooks that number
-what they make by what is there do not choose the same number. The turn may be lost before the hook ends, so that one that
-hangs holds up no other.
+what they make by what is there do not choose the same number. A hook that hangs loses its turn, so it holds up no other.
 
-They are started with posix_spawn, which does not copy the page tables of a process with a large flow table, and waited
-for on a pidfd. What they print goes to the log line by line, and so does what a process they leave behind prints later.
+posix_spawn starts them, as it does not copy the page tables of a process with a large flow table. A pidfd tells of their
+end. What they print goes to the log line by line, and so does what a process they leave behind prints later.
 """
 import contextlib
 import os
@@ -14,7 +13,7 @@ import select
 import signal
 import threading
 import time
-from typing import ContextManager, Optional, Set, Tuple
+from typing import Callable, ContextManager, Iterator, Optional, Set, Tuple
 
 from .listener import Listener
 from .logs import CORE, Log
@@ -34,38 +33,6 @@ _running_lock = threading.Lock()
 _starting_lock = threading.Lock()  # taken before the other
 
 
-def kill_all() -> None:
-    """Ends every hook that runs, at once."""
-    with _running_lock:
-        for group in _running:
-            _signal_group(group, signal.SIGKILL)
-
-
-def no_child_starting() -> ContextManager:
-    """While it is held no hook is being started. Between its birth and its program a child has all our descriptors, and
-    so keeps alive what we close meanwhile."""
-    return _starting_lock
-
-
-def reap() -> None:
-    """Buries children that are no hooks: to process 1, as in a container, fall those that hooks leave behind."""
-    with _running_lock, contextlib.suppress(ChildProcessError):
-        while True:
-            child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if child is None or child.si_pid in _running:  # which has a thread that waits for its status
-                return
-            os.waitpid(child.si_pid, os.WNOHANG)
-
-
-def _signal_group(group: int, number: int) -> bool:
-    """False when nobody is left in it."""
-    try:
-        os.killpg(group, number)
-        return True
-    except OSError:
-        return False
-
-
 class Hook:
     """One run of a hook."""
 
@@ -80,10 +47,10 @@ class Hook:
         self.failure: Optional[str] = None  # how it ended, unless well
 
     def run(self, turn: Turn, stop: Optional[threading.Event] = None) -> bool:
-        """Runs it to its end: true when it exited with status 0. The turn, renewed, remains the caller's to end.
+        """Runs it to its end. True: it exited with status 0. Renews the turn, which the caller has to end.
 
-        Once stop is set it has GRACE_S left, and is terminated then. Without a stop it may take as long as it likes.
-        Raises OSError or RuntimeError when it could not be started: nothing has run, and it may be tried again.
+        Once stop is set, it is terminated after GRACE_S. Without a stop it may take as long as it likes. Raises OSError or
+        RuntimeError when it cannot start: nothing has run then, and the caller may try again.
         """
         turn.renew()
         self._log.info(CORE, f"Running the {self._title}: {self._command}")
@@ -100,7 +67,7 @@ class Hook:
         return not code
 
     def _start(self) -> Tuple[int, Worker]:
-        """Its process, and the thread that hears it."""
+        """Starts it. Returns its process, and the thread that hears it."""
         output, write_end = os.pipe2(os.O_CLOEXEC)
         try:
             reader = Worker(self._log, "gwlbtun Hook", lambda: self._listener.read(output), vital=True)
@@ -123,7 +90,7 @@ class Hook:
         return pid
 
     def _wait(self, pid: int, stop: Optional[threading.Event]) -> int:
-        """Its wait status. Tells at growing intervals that it still runs."""
+        """Returns its wait status. Says at growing intervals that it still runs."""
         begin = time.monotonic()
         reminder = FIRST_REMINDER_S
         terminate_at = kill_at = float("inf")
@@ -137,7 +104,7 @@ class Hook:
                 if stop and stop.is_set() and not self.terminated:
                     terminate_at = min(terminate_at, now + GRACE_S)
                 if now >= terminate_at:
-                    self._log.important(CORE, f"The {self._title} still runs and is terminated: gwlbtun stops.")
+                    self._log.important(CORE, f"The {self._title} still runs. gwlbtun terminates it, as gwlbtun stops.")
                     self.terminated = True
                     terminate_at, kill_at = float("inf"), now + KILL_S
                     _signal_group(pid, signal.SIGTERM)
@@ -154,11 +121,11 @@ class Hook:
 
 
 @contextlib.contextmanager
-def _end_of(pid: int):
-    """A function that waits for the process to end, for POLL_S at most: true when it has."""
+def _end_of(pid: int) -> Iterator[Callable[[], object]]:
+    """Yields a function that waits for the process to end, for POLL_S at most. It returns something true when it has."""
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:  # no descriptor left, and yet it runs
+    except OSError:  # no descriptor is left, but the hook runs
         yield lambda: _look_for_end(pid)
         return
     try:
@@ -177,7 +144,7 @@ def _look_for_end(pid: int) -> bool:
 def _describe(code: int) -> str:
     if code < 0:
         return f"was ended by {_signal_name(-code)}"
-    if code > 128:  # as a shell tells of a signal
+    if code > 128:  # how a shell reports a signal
         return f"ended with status {code} ({_signal_name(code - 128)})"
     return f"ended with status {code}"
 
@@ -187,3 +154,35 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """False: no process is left in the group."""
+    try:
+        os.killpg(group, number)
+        return True
+    except OSError:
+        return False
+
+
+def no_child_starting() -> ContextManager[bool]:
+    """While this is held, no hook is being started. Until a child runs its program it has all our descriptors, and so keeps
+    alive what we close meanwhile."""
+    return _starting_lock
+
+
+def reap() -> None:
+    """Buries children that are no hooks. Process 1, as in a container, inherits those that hooks leave behind."""
+    with _running_lock, contextlib.suppress(ChildProcessError):
+        while True:
+            child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if child is None or child.si_pid in _running:  # which has a thread that waits for its status
+                return
+            os.waitpid(child.si_pid, os.WNOHANG)
+
+
+def kill_all() -> None:
+    """Ends every hook that runs, at once."""
+    with _running_lock:
+        for group in _running:
+            _signal_group(group, signal.SIGKILL)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT-0
-"""What takes time in an endpoint's life, done in turn (turns.py) by control threads.
+"""Control threads, which do in turn (turns.py) what takes time in an endpoint's life.
 
-Jobs begin in the order in which they came, each under a turn of its own. One that hangs loses its turn, and the next one
-begins beside it, in another thread: there is always one more than there are at work.
+Jobs begin in the order in which they came, each under a turn of its own. A job that hangs loses its turn, and the next one
+begins beside it in another thread: there is always one thread more than are at work.
 """
 import collections
 import itertools
@@ -13,7 +13,7 @@ from .logs import Log
 from .turns import Turn, Turns
 from .worker import Worker
 
-IDLE_KEPT = 2  # threads that are there when there is no room for more
+IDLE_KEPT = 2  # idle threads kept for when the system has no room for more
 
 Job = Callable[[Turn], None]
 
@@ -30,7 +30,7 @@ class Jobs:
         self._serial = itertools.count()
 
     def start(self) -> None:
-        """The first threads, while there is room for them. Raises RuntimeError when there is not."""
+        """Starts the first threads, while the system has room for them. Raises RuntimeError when it has none."""
         for _ in range(IDLE_KEPT):
             self._begin_thread()
 
@@ -40,12 +40,12 @@ class Jobs:
             self._changed.notify()
 
     def tick(self) -> None:
-        """Once a second: starts the thread for which there was no room before."""
+        """Once a second: starts the thread for which the system had no room before."""
         if self._idle == 0:
             try:
                 self._begin_thread()
             except RuntimeError:
-                pass  # those there are go on
+                pass  # the existing threads go on
 
     def _begin_thread(self) -> None:
         with self._changed:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT-0
-"""What a hook prints, line by line in the log, and what it leaves running prints later.
+"""Logs what a hook prints, line by line, and what the processes that it leaves running print later.
 
-Operators see it at the default level, so it is bounded: RUN_LINES for the run, and LATER_LINES a second from then on for
-what stays in the background. One line says how many more there were.
+Operators see these lines at the default level, so they are bounded: RUN_LINES for the run, and from then on LATER_LINES a
+second for what stays in the background. One line says how many more there were.
 """
 import collections
 import threading
@@ -15,7 +15,7 @@ RUN_LINES = 100
 LATER_LINES = 5
 LATER_S = 1.0
 LINE_BYTES = 1_000   # longer ones are cut into several
-KEPT_LINES = 10      # the last ones, told when a hook fails
+KEPT_LINES = 10      # the last ones, shown when a hook fails
 
 
 class Listener:
@@ -24,7 +24,7 @@ class Listener:
     def __init__(self, log: Log, title: str):
         self._log = log
         self._title = title
-        self._lock = threading.Lock()  # one thread reads, another tells of the end
+        self._lock = threading.Lock()  # one thread reads, another calls end_run()
         self._left = RUN_LINES
         self._refill_at = float("inf")
         self._untold = 0
@@ -35,7 +35,7 @@ class Listener:
         return self._untold > 0
 
     def read(self, output: int) -> None:
-        """Until nobody holds the other end any more: background processes of the hook may, for long. Closes it."""
+        """Reads until no process holds the other end; background processes of the hook may, for long. Closes output."""
         rest = b""
         with open(output, "rb", buffering=0) as pipe:
             while True:
@@ -53,7 +53,7 @@ class Listener:
             self._tell_untold()
 
     def end_run(self) -> List[str]:
-        """The hook has ended. Its last lines, as far as they were one too many."""
+        """To be called when the hook has ended. Returns its last lines, if they exceeded the bound."""
         with self._lock:
             self._refill_at = time.monotonic() + LATER_S
             self._tell_untold()
@@ -76,5 +76,5 @@ class Listener:
 
     def _tell_untold(self) -> None:
         if self._untold:
-            self._log.important(CORE, f"{self._title}: {self._untold} more lines, which are not shown.")
+            self._log.important(CORE, f"{self._title}: {self._untold} more lines are not shown.")
             self._untold = 0

@@ -3,7 +3,7 @@
 
 A caller puts its line in a bounded queue and goes on. The logger thread takes what there is, sets it in order of time
 with what the trace of the packet path holds, and writes whole lines. When it falls behind, lines are dropped and
-counted: traffic never waits for whoever reads the log.
+counted: traffic never waits for the reader of the log.
 """
 import enum
 import os
@@ -17,7 +17,7 @@ from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 from . import fastpath
 
 CORE, UDP, GENEVE, TUNNEL, HEALTHCHECK = SECTIONS = ("core", "udp", "geneve", "tunnel", "healthcheck")
-DUMPED_SECTIONS = (UDP, GENEVE, TUNNEL)  # those that speak of single packets
+DUMPED_SECTIONS = (UDP, GENEVE, TUNNEL)  # those that describe single packets
 
 QUEUE_LINES = 10_000
 BATCH_LINES = 1_000
@@ -33,7 +33,7 @@ class Level(enum.IntEnum):
 
 
 class Entry(NamedTuple):
-    """One thing said; a text of several lines becomes several whole lines."""
+    """One entry. A text of several lines becomes several whole lines."""
 
     time_ns: int
     thread: str
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
 
 def parse_levels(config: str) -> Tuple[Dict[str, Level], List[str]]:
-    """The levels that section=level,... sets, and a complaint for each word it does not know."""
+    """Returns the levels that section=level,... sets, and a complaint for each word it does not know."""
     levels: Dict[str, Level] = {}
     complaints = []
     for word in filter(None, (word.strip() for word in config.split(","))):
@@ -69,7 +69,7 @@ def _escape(match: "re.Match[str]") -> str:
 
 
 def format_entry(entry: Entry) -> str:
-    """Its lines, each with its line end."""
+    """Returns its lines, each with its line end."""
     seconds, rest = divmod(entry.time_ns, 1_000_000_000)
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     head = f"{stamp}.{rest // 1_000_000:03d}: {entry.thread}({entry.section},{entry.level.name.lower()}) : "
@@ -77,7 +77,7 @@ def format_entry(entry: Entry) -> str:
 
 
 class Log:
-    """Where every part says what it does. All methods but start and stop may be called from any thread."""
+    """Every part logs here. Any thread may call all methods but start and stop."""
 
     def __init__(self, levels: Dict[str, Level], fd: int = 1, bound: int = QUEUE_LINES):
         self.levels = levels
@@ -114,12 +114,12 @@ class Log:
         self.say(section, Level.DEBUG, text)
 
     def start(self, trace: Optional[Callable[[int], Iterable[Entry]]] = None) -> None:
-        """Begin to write. trace(most): up to so many entries from the packet path, asked many times a second."""
+        """Begins to write. trace(most) returns up to so many entries of the packet path; it is called many times a second."""
         self._trace = trace
         self._thread.start()
 
     def stop(self, timeout: float = 2.0) -> None:
-        """Write what there is and end; give up when nobody reads it."""
+        """Writes what is queued, and ends. Gives up after the timeout when nobody reads the log."""
         self._queue.put(None)
         self._thread.join(timeout)
 
@@ -136,12 +136,12 @@ class Log:
                 lost, self._lost = self._lost, 0
             if lost:
                 entries.append(Entry(time.time_ns(), self._thread.name, CORE, Level.IMPORTANT,
-                                     f"{lost} log lines were dropped: the log is read too slowly."))
+                                     f"{lost} log lines were dropped: whatever reads the log is too slow."))
             if entries:
                 self._write("".join(map(format_entry, entries)).encode("utf-8", "backslashreplace"))
 
     def _take(self, wait: bool) -> Tuple[bool, List[Entry]]:
-        """False when asked to stop, and the entries that are there; may wait for the first."""
+        """Returns False when asked to stop, and the entries that are queued. May wait for the first."""
         entries: List[Entry] = []
         try:
             entry = self._queue.get(wait, timeout=TRACE_POLL_S if self._trace else None)
@@ -159,7 +159,7 @@ class Log:
         while rest:
             try:
                 rest = rest[os.write(self._fd, rest):]
-            except BlockingIOError:  # the descriptor is shared with someone who made it so
+            except BlockingIOError:  # another process shares the descriptor and made it non-blocking
                 select.select([], [self._fd], [])
-            except OSError:          # nobody reads any more, and there is nowhere left to say so
+            except OSError:          # nobody reads any more, and no place is left to say so
                 return

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT-0
 """Notices when the nftables table of an endpoint is gone.
 
-The hooks that ship put an endpoint's rules into a table `inet gwlbtun-X`, and no packet passes without it. `nft flush
-ruleset`, which a reload of the host's own rules commonly begins with, deletes it as well. The kernel tells of every change
-to tables (NFNLGRP_NFTABLES); this keeps track of those there are, and says once when one is gone for good. A hook that
-makes its table anew deletes it for a moment, and so does its DESTROY before the endpoint goes: hence GRACE_S, and only the
-tables of endpoints that are up.
+The hooks that ship put an endpoint's rules into a table `inet gwlbtun-X`, and no packet passes without it. A reload of the
+host's own rules commonly begins with `nft flush ruleset`, which deletes that table as well. The kernel reports every change
+to tables (NFNLGRP_NFTABLES). This module keeps track of the tables, and says once when one is gone for good. A hook that
+makes its table anew deletes it for a moment, and its DESTROY deletes it before the endpoint goes. So the watch waits for
+GRACE_S, and looks only at the tables of endpoints that are up.
 """
 import errno
 import os
@@ -18,8 +18,8 @@ from .logs import CORE, Log
 from .tun import base60
 
 GRACE_S = 1.0
-BATCH = 256          # datagrams heard at a time: a host may change its rules without end
-ANSWER_S = 0.1       # for the kernel to say whether a table is there; it answers at once
+BATCH = 256          # datagrams heard at a time: a host may keep changing its rules
+ANSWER_S = 0.1       # for the kernel to say whether a table exists; it answers at once
 PREFIX = "gwlbtun-"  # as example-scripts/common.sh names tables, with the suffix of the interfaces
 
 # <linux/netlink.h>, <linux/netfilter/nfnetlink.h>, <linux/netfilter/nf_tables.h>
@@ -38,7 +38,7 @@ _ERROR = struct.Struct("=i")
 
 
 class TableWatch:
-    """Registered with poll by its fileno(). hear() when it is readable, look() every second."""
+    """To be registered with poll. hear() is for when it is readable, look() for every second."""
 
     def __init__(self, source: socket.socket, log: Log, create_hook: Optional[str]):
         self._source = source
@@ -60,13 +60,13 @@ class TableWatch:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     return
-                self._gone.update((name, now) for name in self._there)  # not all was told: look() asks for each
+                self._gone.update((name, now) for name in self._there)  # some reports were lost: look() asks for each table
                 continue
             if port == 0:  # the kernel
                 self._note(data, now)
 
     def look(self, endpoints: Callable[[], Iterable[Tuple[str, str, int]]]) -> None:
-        """endpoints: those that are up, as gwi, gwo and ENI ID; asked for only when there is something to say."""
+        """endpoints(): the gwi, gwo and ENI ID of each endpoint that is up. Called only when a table is gone."""
         now = time.monotonic()
         due = [name for name, since in self._gone.items() if now - since >= GRACE_S]
         if not due:
@@ -93,7 +93,7 @@ class TableWatch:
 
 
 def watch(log: Log, create_hook: Optional[str]) -> Optional[TableWatch]:
-    """None where the kernel has no nftables, or does not tell this process of it."""
+    """Returns None where the kernel has no nftables, or does not report changes to this process."""
     source = None
     try:
         source = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
@@ -107,7 +107,7 @@ def watch(log: Log, create_hook: Optional[str]) -> Optional[TableWatch]:
 
 
 def _tables(data: bytes) -> Iterator[Tuple[int, str]]:
-    """What a datagram tells of endpoints' tables: the kind of each message, and the name."""
+    """Yields what a datagram says about endpoints' tables: the kind of each message, and the name."""
     for kind, payload in _messages(data):
         if kind in (_NEWTABLE, _DELTABLE) and payload[:1] == bytes([_NFPROTO_INET]):
             for attribute, value in _attributes(payload[_FAMILY.size:]):
@@ -135,7 +135,7 @@ def _attributes(data: bytes) -> Iterator[Tuple[int, bytes]]:
 
 
 def _exists(name: str) -> bool:
-    """Whether there is such a table; in doubt there is."""
+    """Whether there is such a table. When in doubt, there is."""
     value = os.fsencode(name) + b"\0"
     attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), _TABLE_NAME) + value + bytes(-len(value) % 4)
     body = _FAMILY.pack(_NFPROTO_INET, 0, 0) + attribute

@@ -20,9 +20,9 @@ _MEMINFO = struct.Struct("9I")  # <linux/sock_diag.h>: SK_MEMINFO_RMEM_ALLOC to 
 
 
 def open_sockets(settings: Settings, log: Log) -> List[socket.socket]:
-    """One for each U thread, among which the kernel spreads flows. Raises StartError when the port is taken."""
+    """Opens a socket for each U thread; the kernel spreads flows among them. Raises StartError when the port is taken."""
     try:
-        with _udp_socket() as alone:  # with SO_REUSEPORT we could join another handler of the same user unnoticed
+        with _udp_socket() as alone:  # SO_REUSEPORT would let us join another handler of the same user unnoticed
             alone.bind(("", PORT))
         sockets = []
         for _ in settings.udp_places:
@@ -41,7 +41,7 @@ def open_sockets(settings: Settings, log: Log) -> List[socket.socket]:
             for receiver in sockets:
                 receiver.setsockopt(_SOL_UDP, _UDP_GRO, 1)
         except OSError as error:
-            log.info(UDP, f"This kernel has no UDP_GRO ({error.strerror}): received without.")
+            log.info(UDP, f"This kernel has no UDP_GRO ({error.strerror}): gwlbtun receives without it.")
     _size_buffers(sockets, settings.rcvbuf_mb, log)
     return sockets
 
@@ -51,7 +51,7 @@ def _udp_socket() -> socket.socket:
 
 
 def buffer_size(receiver: socket.socket) -> int:
-    """Its receive buffer in the units of rmem_max: the kernel keeps, and tells, twice that for its own overhead."""
+    """Its receive buffer in the units of rmem_max. The kernel reports twice that, to cover its own overhead."""
     return receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
 
 
@@ -60,14 +60,23 @@ def _size_buffers(sockets: List[socket.socket], megabytes: int, log: Log) -> Non
     for receiver in sockets:
         try:
             receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, asked)
-        except OSError:  # it takes CAP_NET_ADMIN in the first user namespace
+        except OSError:  # it needs CAP_NET_ADMIN in the first user namespace
             receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asked)
     granted = min(map(buffer_size, sockets))
     log.important(CORE, f"Receiving on UDP port {PORT} with {len(sockets)} threads, each with a receive buffer of "
                         f"{granted / (1 << 20):.4g} MB.")
     if granted < asked:
-        log.important(CORE, f"The kernel caps receive buffers below the {megabytes} MB asked: "
+        log.important(CORE, f"The kernel caps receive buffers below the {megabytes} MB asked for: "
                             f"run sysctl -w net.core.rmem_max={asked}, or ask for less with --rcvbuf.")
+
+
+def raw_socket(log: Log) -> int:
+    """Returns a raw IPv4 socket, for source ports that no UDP socket can bind; -1 without the capability for it."""
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).detach()
+    except OSError as error:
+        log.info(UDP, f"No raw socket to fall back on ({error.strerror}): gwlbtun cannot send from ports that others hold.")
+        return -1
 
 
 class Receiver:
@@ -82,11 +91,11 @@ class Receiver:
         self.worker = Worker(log, place.name, self._receive, place.number, place.core, vital=True)
 
     def counters(self) -> Dict[str, int]:
-        """Those of the thread, and socket_drops: what the kernel dropped, for want of buffer before all."""
+        """The counters of the thread, and socket_drops: what the kernel dropped, mostly for want of buffer."""
         return {**self._handler.receiver_counters(self._index), "socket_drops": self._socket_drops()}
 
     def _socket_drops(self) -> int:
-        # Asked for, where SO_RXQ_OVFL would make the kernel tell it with each datagram once there has been a loss.
+        # SO_RXQ_OVFL would tell it, too, but with each datagram once there has been a loss.
         with self._drops_lock:
             try:
                 *_, drops = _MEMINFO.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
@@ -96,7 +105,7 @@ class Receiver:
             return self._drops
 
     def wake(self) -> None:
-        """After Handler.stop(): lets the thread find that the handler has been stopped."""
+        """After Handler.stop(): wakes the thread, so that it notices."""
         try:
             self._socket.shutdown(socket.SHUT_RD)
         except OSError:  # ENOTCONN, and yet it has woken: Linux does both
@@ -106,14 +115,5 @@ class Receiver:
         try:
             self._handler.receive(self._index, self._socket.fileno())
         except Exception:
-            self._socket.close()  # so that the kernel gives its share of the flows to the others, until the daemon stops
+            self._socket.close()  # so the kernel gives its flows to the other sockets until the daemon stops
             raise
-
-
-def raw_socket(log: Log) -> int:
-    """A raw IPv4 socket for what no UDP socket can be bound to send, or -1 without the capability for it."""
-    try:
-        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).detach()
-    except OSError as error:
-        log.info(UDP, f"No raw socket to fall back on ({error.strerror}): ports that others hold cannot be sent from.")
-        return -1

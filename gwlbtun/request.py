@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""One HTTP request and its answer, in memory: http.server's reading of it, without its sockets."""
+"""One HTTP request and its answer, in memory. http.server parses it, but has no socket."""
 import http.server
 import io
 import re
@@ -13,7 +13,7 @@ _END_OF_HEADERS = re.compile(rb"\n\r?\n")
 
 
 class Answer(NamedTuple):
-    """The body comes in pieces, which many answers may share."""
+    """An answer. Its body is in pieces, which many answers may share."""
 
     status: int
     content_type: str = ""
@@ -21,7 +21,7 @@ class Answer(NamedTuple):
 
 
 def whole_request(received: bytearray) -> Optional[bytes]:
-    """Up to the end of its headers; None: there is more to come. A request of HTTP/0.9 is a line alone, and so is garbage."""
+    """The request up to the end of its headers. None: more has to come. HTTP/0.9 sends a line alone; so does garbage."""
     begun = bytes(received).lstrip(b"\r\n")
     line, newline, _ = begun.partition(b"\n")
     if not begun or newline and len(line.split()) < 3:
@@ -34,6 +34,7 @@ class Request(http.server.BaseHTTPRequestHandler):
     """One request, read from memory and answered into memory."""
 
     protocol_version = "HTTP/1.1"
+    wfile: io.BytesIO
 
     def __init__(self, data: bytes, client: str, log: Log):  # in place of the base's, which reads a socket at once
         self.client = client
@@ -46,13 +47,13 @@ class Request(http.server.BaseHTTPRequestHandler):
         self.wfile = io.BytesIO()
 
     def read(self, too_large: bool) -> bool:
-        """False: the answer is what is in output already."""
+        """False: output() holds the answer already, an error."""
         if too_large and not self._headers:
             self.send_error(414)
         elif too_large or self._headers.count(b"\n") > REQUEST_HEADERS + 1:  # the last is an empty line
             self.send_error(431)
         else:
-            # The parser of headers is slow, so it gets only those that choose an answer.
+            # The parser of headers is slow, so it gets only the ones that affect the answer.
             lines = [line for line in self._headers.split(b"\n") if line[:7].lower() == b"accept:"]
             self.rfile = io.BytesIO(b"\n".join([*lines, b"\n"]))
             if self.parse_request():
@@ -80,5 +81,5 @@ class Request(http.server.BaseHTTPRequestHandler):
     def version_string(self) -> str:
         return "gwlbtun"
 
-    def log_message(self, format: str, *arguments) -> None:
+    def log_message(self, format: str, *arguments: object) -> None:
         self._log.debug(HEALTHCHECK, f"{self.client} {format % arguments}")

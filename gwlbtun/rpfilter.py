@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT-0
 """Keeps the reverse path filter of a gwi interface off.
 
-Packets on gwi come from addresses that Linux routes elsewhere, which is what rp_filter is there to drop, in silence.
-systemd's sysctl pass sets it to the host's default some tens of milliseconds after an interface appears, so once is not
-enough: the kernel tells of every change (RTNLGRP_IPV4_NETCONF), and it is put back.
+Packets on gwi come from addresses that Linux routes elsewhere. rp_filter exists to drop those, in silence. systemd's sysctl
+pass sets it to the host's default some tens of milliseconds after an interface appears, so turning it off once is not enough:
+the kernel reports every change (RTNLGRP_IPV4_NETCONF), and gwlbtun puts it back.
 """
 import socket
 from typing import Optional
@@ -15,7 +15,7 @@ _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 
 
 def watch() -> Optional[socket.socket]:
-    """A socket that becomes readable when a setting of any interface changes; None where there is none to be had."""
+    """A socket that becomes readable when a setting of any interface changes. None: the kernel gives us none."""
     try:
         watcher = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         watcher.bind((0, 0))
@@ -28,7 +28,7 @@ def watch() -> Optional[socket.socket]:
 class ReversePathFilter:
     """The setting of one interface."""
 
-    _all_told = False  # of the host, and so once for all interfaces
+    _all_told = False  # it concerns the host, so one line serves all interfaces
 
     def __init__(self, interface: str, log: Log):
         self._interface = interface
@@ -37,19 +37,19 @@ class ReversePathFilter:
         self._told = False
 
     def turn_off(self) -> None:
-        """At the making of the interface. From now on check() keeps it so, also while the create hook runs."""
+        """To be called when the interface is made. From now on check() keeps it off, also while the create hook runs."""
         self._kept = True
         self._put_back()
 
     def check(self) -> None:
-        """When a setting may have changed; of no effect before turn_off(): the interface may be someone else's."""
+        """To be called when a setting may have changed. Does nothing before turn_off(): the interface may not be ours."""
         value = self._put_back()
         if value and self._kept and not self._told:
             self._told = True
-            self._log.important(CORE, f"rp_filter of {self._interface} had become {value} and is 0 again.")
+            self._log.important(CORE, f"rp_filter of {self._interface} had become {value}. gwlbtun has set it to 0 again.")
 
     def tell_if_overruled(self) -> None:
-        """After the create hook, which may have set what holds for all interfaces."""
+        """To be called after the create hook, which may have changed the setting of all interfaces."""
         every = self._read("all")
         if every and not ReversePathFilter._all_told:  # the larger of the two is in force (ip-sysctl.rst)
             ReversePathFilter._all_told = True
@@ -57,13 +57,13 @@ class ReversePathFilter:
                                       "it may drop packets in silence. Set it to 0 with sysctl.")
 
     def _put_back(self) -> int:
-        """What it was."""
+        """Returns the value that it had."""
         value = self._kept and self._read(self._interface) or 0
         if value:
             try:
                 self._write(0)
             except OSError as error:
-                self._kept = False  # telling it once is enough
+                self._kept = False  # saying it once is enough
                 self._log.important(CORE, f"rp_filter of {self._interface} is {value}, which drops packets, and cannot "
                                           f"be set to 0: {error}. Set net.ipv4.conf.default.rp_filter to 0 with sysctl.")
         return value

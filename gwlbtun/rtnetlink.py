@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""Single requests to rtnetlink (rtnetlink(7)), for what no ioctl does."""
+"""Single requests to rtnetlink (rtnetlink(7)), for things that no ioctl can do."""
 import os
 import socket
 import struct
@@ -17,8 +17,8 @@ _TCA_KIND, _TC_H_ROOT = 1, 0xFFFFFFFF
 
 
 def _ask(kind: int, flags: int, body: bytes) -> List[bytes]:
-    """The bodies of the answers, before the acknowledgement. Raises OSError."""
-    answers = []
+    """Returns the bodies of the answers before the acknowledgement. Raises OSError."""
+    answers: List[bytes] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
         route.send(_HEADER.pack(_HEADER.size + len(body), kind, flags | _NLM_F_REQUEST | _NLM_F_ACK, 1, 0) + body)
         while True:
@@ -40,12 +40,12 @@ def delete_link(index: int) -> None:
 
 
 def has_own_qdisc(index: int) -> bool:
-    """Whether somebody has given the interface a root qdisc: those that the kernel gives have no handle. Raises OSError."""
-    # Without the echo, many kernels tell only those who listen to all changes.
+    """Whether somebody has given the interface a root qdisc; the kernel's own have no handle. Raises OSError."""
+    # Without the echo, many kernels answer only listeners to all changes.
     for answer in _ask(_RTM_GETQDISC, _NLM_F_ECHO, _TCMSG.pack(socket.AF_UNSPEC, index, 0, _TC_H_ROOT, 0)):
         _, _, handle, *_ = _TCMSG.unpack_from(answer)
         return handle != 0
-    return False  # of those that are built in, noqueue among them, the kernel tells nothing
+    return False  # the kernel reports nothing about built-in ones, such as noqueue
 
 
 def use_no_queue(index: int) -> None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT-0
-"""Where packets may come from: the table that the fast path judges datagrams by (native/source.h), kept up to date.
+"""Keeps the table up to date by which the fast path judges where datagrams come from (native/source.h).
 
-Nothing in a packet proves that the load balancer sent it. But what this host sends itself is never from there: by
-loopback, from an address of its own, or out of a tunnel interface. Such a packet, passed straight back, would be
-received again, and so for ever. What else may not come, the operator says.
+Nothing in a packet proves that the load balancer sent it. But a packet that this host sends itself is never from there: over
+loopback, from an address of its own, or out of a tunnel interface. Passed straight back, it would be received again, for
+ever. The operator says what else gwlbtun must refuse.
 
-What addresses are its own, the kernel's local routing table says: those of all interfaces, 127.0.0.0/8, and prefixes
-that were made local by hand. A program can send from any of them, and from no other.
+The kernel's local routing table lists the host's own addresses: those of all interfaces, 127.0.0.0/8, and prefixes that
+somebody made local by hand. A program can send from any of them, and from no other.
 """
 import bisect
 import errno
@@ -27,10 +27,10 @@ Range = Tuple[int, int]  # of IPv4 addresses: the first and the last
 LOOPBACK = 0x7F000000, 0x7FFFFFFF
 EVERYWHERE = 0, 0xFFFFFFFF
 
-REREAD_S = 10.0   # a look at everything, in case the kernel did not tell of a change
-LINGER_S = 5.0    # what an interface brought may wait to be received when it is gone; Linux reuses no index so soon
-_MESSAGES = 256   # about changes, taken at a time
-_TRIES = 10       # to read the table when it changes meanwhile
+REREAD_S = 10.0   # between two looks at everything, in case the kernel did not report a change
+LINGER_S = 5.0    # packets of a deleted interface may still wait in a socket; Linux reuses no index so soon
+_MESSAGES = 256   # about changes, read at a time
+_TRIES = 10       # at reading a table that keeps changing
 
 # <linux/netlink.h>, <linux/rtnetlink.h>
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NETLINK_GET_STRICT_CHK = 270, 1, 12
@@ -47,7 +47,7 @@ _HEADER, _ROUTE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=8BI"), st
 
 
 def compile_ranges(layers: Iterable[Tuple[int, Sequence[Range]]], rest: int) -> "array[int]":
-    """struct gw_source_range for all addresses: the first layer that has an address gives its verdict; rest: none has."""
+    """struct gw_source_range for all addresses: the first layer that has an address decides; rest: for all others."""
     merged = [(verdict, *_merge(ranges)) for verdict, ranges in layers]
     starts = {0}
     for _, firsts, lasts in merged:
@@ -84,7 +84,7 @@ def _within(address: int, firsts: List[int], lasts: List[int]) -> bool:
 
 
 def _messages(data: bytes) -> Iterator[Tuple[int, int, bytes]]:
-    """Type, flags and body of each."""
+    """Yields the type, flags and body of each message."""
     at = 0
     while at + _HEADER.size <= len(data):
         size, kind, flags, _, _ = _HEADER.unpack_from(data, at)
@@ -95,7 +95,7 @@ def _messages(data: bytes) -> Iterator[Tuple[int, int, bytes]]:
 
 
 def _local_range(route: bytes) -> Optional[Range]:
-    """What a route makes local; None: it does not."""
+    """The addresses that a route makes local, if any."""
     _, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(route)
     if (table, kind) != (_RT_TABLE_LOCAL, _RTN_LOCAL):
         return None
@@ -109,9 +109,9 @@ def _local_range(route: bytes) -> Optional[Range]:
 
 
 def own_addresses() -> List[Range]:
-    """What the kernel takes for this host's own. Raises OSError."""
+    """The addresses that the kernel takes for this host's own. Raises OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as route:
-        try:  # so that it leaves out what it is not asked for: there may be a million other routes
+        try:  # the kernel then filters: there may be a million other routes
             route.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         except OSError:
             pass
@@ -125,7 +125,7 @@ def own_addresses() -> List[Range]:
 
 
 def _read_routes(route: socket.socket) -> Tuple[List[Range], bool]:
-    """The answer to a request; and whether it is whole, for the table may change in the middle of it."""
+    """Returns the answer to a request, and whether it is whole: the table may change in the middle of it."""
     ranges: List[Range] = []
     whole = True
     while True:
@@ -142,7 +142,7 @@ def _read_routes(route: socket.socket) -> Tuple[List[Range], bool]:
 
 
 def _watch(groups: Iterable[int]) -> Optional[socket.socket]:
-    """A socket that becomes readable when something changes; None where there is none to be had."""
+    """A socket that becomes readable when something changes. None: the kernel gives us none."""
     try:
         watcher = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
                                 socket.NETLINK_ROUTE)
@@ -155,25 +155,25 @@ def _watch(groups: Iterable[int]) -> Optional[socket.socket]:
 
 
 def _concerns(data: bytes) -> bool:
-    """Whether a message from the watcher is about what the table is made of."""
+    """Whether a message from the watcher concerns the table."""
     return any(kind in (*_RTM_LINKS, *_RTM_ADDRESSES) or kind in _RTM_ROUTES and _local_range(body) is not None
                for kind, _, body in _messages(data))
 
 
-# ---- The daemon's ----------------------------------------------------------------------------------------------------
+# ---- For the daemon --------------------------------------------------------------------------------------------------
 
 
 class Sources:
-    """The table in force. add_own() and remove_own() may be called by any thread, the rest is for the main one."""
+    """The table in force. Any thread may call add_own() and remove_own(); the rest is for the main thread."""
 
     def __init__(self, handler: fastpath.Handler, settings: Settings, log: Log):
-        """Raises StartError when it cannot be told what addresses are this host's own."""
+        """Raises StartError when it cannot read this host's own addresses."""
         self._handler = handler
         self._settings = settings
         self._log = log
         self._lock = threading.Lock()
         self._own_interfaces: "array[int]" = array("I")  # gwi and gwo, ascending
-        self._gone: Dict[int, float] = {}  # those of them that are no more, and when to forget them
+        self._gone: Dict[int, float] = {}  # those that no longer exist, and when to forget them
         self._uplinks: Set[int] = set()
         self._missing: Set[str] = set()
         self._addresses: Optional[List[Range]] = None
@@ -189,11 +189,11 @@ class Sources:
             raise StartError(f"cannot read this host's own addresses ({error.strerror}): allow gwlbtun netlink sockets "
                              "(AF_NETLINK, in RestrictAddressFamilies= of the unit)") from None
         if not settings.allow_from:
-            log.important(CORE, "Packets are taken from everywhere, so the security group alone guards UDP port 6081: "
+            log.important(CORE, "gwlbtun takes packets from everywhere, so the security group alone guards UDP port 6081: "
                                 "give --allow-from with the subnets of the load balancer.")
 
     def add_own(self, index: int) -> None:
-        """A tunnel interface that is not up yet: nothing will be received by it. Raises OSError."""
+        """Refuses packets that come by a tunnel interface, which is not up yet. Raises OSError."""
         with self._lock:
             self._gone.pop(index, None)
             if index not in self._own_interfaces:
@@ -202,19 +202,21 @@ class Sources:
         self._handler.retire_sources(old)
 
     def remove_own(self, index: int) -> None:
-        """It is gone. But what came by it may still wait in a socket."""
+        """The interface is gone, but its packets may still wait in a socket."""
         with self._lock:
             self._gone[index] = time.monotonic() + LINGER_S
 
     def hear(self) -> None:
-        """When there is something to read from the watcher."""
+        """To be called when the watcher is readable."""
+        if not self.watcher:
+            return
         changed = False
         try:
             for _ in range(_MESSAGES):
                 changed = _concerns(self.watcher.recv(1 << 16)) or changed
         except BlockingIOError:
             pass
-        except OSError:  # ENOBUFS: there was more than it could hold
+        except OSError:  # ENOBUFS: there were more changes than it could hold
             changed = True
         if changed:
             self._try_to_look()
@@ -235,7 +237,7 @@ class Sources:
                 self._own_interfaces.remove(index)
             try:
                 old = self._install()
-            except OSError:  # no memory: they go with the next change
+            except OSError:  # no memory: the next change forgets them
                 return
         self._handler.retire_sources(old)
 
@@ -246,11 +248,11 @@ class Sources:
         except OSError as error:
             if not self._failure_told:
                 self._failure_told = True
-                self._log.important(CORE, f"Cannot read this host's own addresses ({error.strerror}): packets are "
-                                          "judged by those it had before.")
+                self._log.important(CORE, f"Cannot read this host's own addresses ({error.strerror}): gwlbtun goes on "
+                                          "with those that it knows.")
 
     def _look(self) -> None:
-        """Sees what has changed."""
+        """Looks for changes, and puts them in force."""
         self._look_due = time.monotonic() + REREAD_S
         uplinks = self._find_uplinks()
         addresses = sorted(own_addresses())
@@ -270,10 +272,10 @@ class Sources:
             except OSError:
                 missing.add(name)
         for name in sorted(missing - self._missing):
-            self._log.important(CORE, f"There is no interface {name} (--uplink): packets will be taken by it once it "
-                                      "is there.")
+            self._log.important(CORE, f"There is no interface {name} (--uplink): gwlbtun takes packets through it once it "
+                                      "exists.")
         for name in sorted(self._missing - missing):
-            self._log.important(CORE, f"There is the interface {name} (--uplink): packets are taken by it.")
+            self._log.important(CORE, f"Interface {name} (--uplink) has appeared: gwlbtun takes packets through it.")
         self._missing = missing
         return found
 
@@ -285,7 +287,7 @@ class Sources:
         return compile_ranges(layers, number("drop_source_refused"))
 
     def _install(self) -> Optional[int]:
-        """Under the lock. What was in force before, to be retired without it, as that may wait for receivers."""
+        """Under the lock. Returns what was in force, to be retired without the lock: that may wait for receivers."""
         if self._settings.uplinks:
             return self._handler.set_sources(
                 self._ranges, array("I", sorted(self._uplinks.difference(self._own_interfaces))), True)

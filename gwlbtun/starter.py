@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT-0
 """Starts T threads when there is something for them to do.
 
-An endpoint costs what its traffic warrants: a T thread that has not been needed yet does not exist. Until then this one
-thread watches its bell, which U threads ring, and its queue, for all endpoints.
+An endpoint costs what its traffic warrants: a T thread does not exist before it is needed. Until then this one thread, for
+all endpoints, watches its bell, which U threads ring, and its queue.
 """
 import select
 import threading
@@ -12,14 +12,14 @@ from typing import Callable, Dict, List, Tuple
 from .logs import CORE, Log
 from .worker import Worker
 
-RETRY_S = 0.5   # when the system has no room for a thread
+RETRY_S = 0.5   # before another try, when the system has no room for a thread
 TELL_S = 10.0   # between two lines that say so
 
 Start = Callable[[int], None]  # starts the thread of this index; raises RuntimeError when there is no room for it
 
 
 class Starter:
-    """One thread for the process."""
+    """One thread, for all endpoints."""
 
     def __init__(self, log: Log):
         self._log = log
@@ -40,7 +40,7 @@ class Starter:
                 self._epoll.register(fd, select.EPOLLIN)
 
     def ignore(self, descriptors: List[int]) -> None:
-        """To be called before they are closed. No call for them is under way when it returns."""
+        """To be called before they are closed. When it returns, no start() for them is under way."""
         with self._lock:
             for fd in descriptors:
                 if self._watched.pop(fd, None):
@@ -70,4 +70,4 @@ class Starter:
         now = time.monotonic()
         if now - self._told >= TELL_S:
             self._told = now
-            self._log.important(CORE, f"A tunnel thread cannot be started ({why}). gwlbtun goes on trying.")
+            self._log.important(CORE, f"gwlbtun cannot start a tunnel thread ({why}). It keeps trying.")

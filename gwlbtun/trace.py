@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""Log text of single packets: what the fast path's trace holds, for the sections udp, geneve and tunnel."""
+"""Turns the fast path's trace of single packets into log text, for the sections udp, geneve and tunnel."""
 import ipaddress
 import socket
 import struct
@@ -23,7 +23,7 @@ def level_wanted(log: Log) -> int:
 
 
 def hex_dump(data: bytes) -> str:
-    """Lines of 16 bytes, in hex and as text, each behind a line end."""
+    """Lines of 16 bytes, in hex and as text, each after a line end."""
     lines = []
     for offset in range(0, len(data), 16):
         part = data[offset:offset + 16]
@@ -83,7 +83,7 @@ class Trace:
             self._format(entries)
         lost = self._handler.trace_lost()
         if lost > self._lost and entries:
-            text = f"{lost - self._lost} packets were not logged: the log is written too slowly."
+            text = f"{lost - self._lost} packets were not logged: the log cannot keep up."
             entries.append(entries[-1]._replace(section=CORE, level=Level.IMPORTANT, text=text))
             self._lost = lost
         return entries
@@ -135,7 +135,7 @@ class Trace:
     def _thread(self) -> str:
         number = self._record.thread_id
         if number not in self._threads:
-            self._threads = {thread.native_id: thread.name for thread in threading.enumerate()}
+            self._threads = {thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id}
             self._threads.setdefault(number, "gwlbtun")
         return self._threads[number]
 

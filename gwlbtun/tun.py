@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""TUN devices (Documentation/networking/tuntap.rst): made, set up and probed by ioctl alone."""
+"""TUN devices (Documentation/networking/tuntap.rst): probes for them, makes them and sets them up."""
 import contextlib
 import errno
 import fcntl
@@ -13,7 +13,7 @@ from . import StartError, fastpath, rtnetlink
 MTU = 8500  # the inner packets of Gateway Load Balancer
 TX_QUEUE_GIVEN = 500         # packets that the kernel lets each queue of a TUN device hold (TUN_READQ_SIZE)
 TX_QUEUE = 10_000            # for one that carries traffic; each takes 8 bytes of kernel memory
-TX_QUEUES_FIRST = 32_000     # of all queues of a device that has not carried much yet
+TX_QUEUES_FIRST = 32_000     # of all queues together, for a device that has not carried much yet
 
 # <linux/if_tun.h>
 _DEVICE = "/dev/net/tun"
@@ -51,7 +51,7 @@ def _offload_flags(offloads: int) -> int:
 
 
 def _open_queue(name: str, exclusive: bool) -> int:
-    """A queue of the device of that name, which the first one makes; %d in a name stands for a free number."""
+    """Opens a queue of the device of that name; the first one makes the device. %d in a name means a free number."""
     fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     flags = _IFF_TUN | _IFF_NO_PI | _IFF_MULTI_QUEUE | _IFF_VNET_HDR | (_IFF_TUN_EXCL if exclusive else 0)
     try:
@@ -62,78 +62,10 @@ def _open_queue(name: str, exclusive: bool) -> int:
     return fd
 
 
-class Device:
-    """A TUN interface of this process: it stands as long as one of its queues is open."""
-
-    def __init__(self, name: str, queues: int, offloads: int):
-        """Makes it, down; offloads: enum gw_offload. Raises OSError, whose text says what to do."""
-        self.name = name
-        self.index = 0
-        self.fds: List[int] = []
-        self._tx_queue = TX_QUEUE_GIVEN
-        try:
-            self.fds.append(_open_queue(name, exclusive=True))
-            self.index = socket.if_nametoindex(name)
-            fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, _offload_flags(offloads))
-            self._configure(_SIOCSIFMTU, struct.pack("i", MTU))
-            while len(self.fds) < queues:
-                self.fds.append(_open_queue(name, exclusive=False))
-        except OSError as error:
-            self.close()
-            if error.errno == errno.EBUSY:
-                raise OSError(error.errno, f"there is an interface {name} of someone else: "
-                                           f"delete it with ip link delete {name}") from None
-            raise
-
-    def up(self) -> None:
-        flags, = struct.unpack_from("H", self._configure(_SIOCGIFFLAGS, b""), 16)
-        self._configure(_SIOCSIFFLAGS, struct.pack("H", flags | _IFF_UP))
-
-    def settle(self) -> None:
-        """After the create hook: longer queues, and a root qdisc that is still the kernel's own gives way to noqueue.
-
-        The device has queues of its own, in front of which another would only cost, and by default there is one for each of
-        the 256 queues that Linux gives a multi-queue TUN. What a hook has put there stays.
-        """
-        with contextlib.suppress(OSError):  # it works without, at a price
-            if self._is_here() and not rtnetlink.has_own_qdisc(self.index):
-                rtnetlink.use_no_queue(self.index)
-        self._set_tx_queue(min(TX_QUEUES_FIRST // len(self.fds), TX_QUEUE))
-
-    def widen(self) -> None:
-        """For traffic: makes its queues as long as they get."""
-        self._set_tx_queue(TX_QUEUE)
-
-    def _set_tx_queue(self, packets: int) -> None:
-        """The length of each queue, unless a hook has chosen it."""
-        with contextlib.suppress(OSError):
-            length, = struct.unpack_from("i", self._configure(_SIOCGIFTXQLEN, b""), 16)
-            if length == self._tx_queue != packets:
-                self._configure(_SIOCSIFTXQLEN, struct.pack("i", packets))
-                self._tx_queue = packets
-
-    def close(self) -> None:
-        """Deletes it. To close its queues is not enough: a process that is just being started may hold copies of them."""
-        with contextlib.suppress(OSError):
-            if self.fds and self._is_here():
-                rtnetlink.delete_link(self.index)
-        while self.fds:
-            os.close(self.fds.pop())
-
-    def _is_here(self) -> bool:
-        """Whether it is in our own network namespace: a hook may have moved it, and numbers are of one namespace."""
-        name = fcntl.ioctl(self.fds[0], _TUNGETIFF, bytes(40))[:16].rstrip(b"\0").decode()
-        return socket.if_nametoindex(name) == self.index
-
-    def _configure(self, request: int, value: bytes) -> bytes:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            return fcntl.ioctl(control, request, struct.pack("16s24s", self.name.encode(), value))
-
-
 def probe(wanted: FrozenSet[str]) -> int:
-    """What of the wanted offloads (settings.OFFLOADS) the kernel grants, as enum gw_offload.
+    """The wanted offloads (checks.OFFLOADS) that the kernel grants, as enum gw_offload.
 
-    Raises StartError when there is no way to make a TUN interface.
+    Raises StartError when gwlbtun cannot make a TUN interface.
     """
     try:
         fd = _open_queue("gwprobe%d", exclusive=False)
@@ -164,3 +96,71 @@ def probe(wanted: FrozenSet[str]) -> int:
             except OSError:
                 pass
     return granted
+
+
+class Device:
+    """A TUN interface of this process. It exists as long as one of its queues is open."""
+
+    def __init__(self, name: str, queues: int, offloads: int):
+        """Makes it, down; offloads: enum gw_offload. Raises OSError, whose text says what to do."""
+        self.name = name
+        self.index = 0
+        self.fds: List[int] = []
+        self._tx_queue = TX_QUEUE_GIVEN
+        try:
+            self.fds.append(_open_queue(name, exclusive=True))
+            self.index = socket.if_nametoindex(name)
+            fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, _offload_flags(offloads))
+            self._configure(_SIOCSIFMTU, struct.pack("i", MTU))
+            while len(self.fds) < queues:
+                self.fds.append(_open_queue(name, exclusive=False))
+        except OSError as error:
+            self.close()
+            if error.errno == errno.EBUSY:
+                raise OSError(error.errno, f"somebody else has an interface {name}: "
+                                           f"delete it with ip link delete {name}") from None
+            raise
+
+    def up(self) -> None:
+        flags, = struct.unpack_from("H", self._configure(_SIOCGIFFLAGS, b""), 16)
+        self._configure(_SIOCSIFFLAGS, struct.pack("H", flags | _IFF_UP))
+
+    def settle(self) -> None:
+        """After the create hook: lengthens its queues, and replaces a root qdisc that is still the kernel's own by noqueue.
+
+        The device has queues of its own, so another one in front would only cost. By default there is one for each of the 256
+        queues that Linux gives a multi-queue TUN. A qdisc that a hook has put there stays.
+        """
+        with contextlib.suppress(OSError):  # the device works without this, at a price
+            if self._is_here() and not rtnetlink.has_own_qdisc(self.index):
+                rtnetlink.use_no_queue(self.index)
+        self._set_tx_queue(min(TX_QUEUES_FIRST // len(self.fds), TX_QUEUE))
+
+    def widen(self) -> None:
+        """For a device that carries traffic: gives its queues their full length."""
+        self._set_tx_queue(TX_QUEUE)
+
+    def _set_tx_queue(self, packets: int) -> None:
+        """Sets the length of each queue, unless a hook has chosen it."""
+        with contextlib.suppress(OSError):
+            length, = struct.unpack_from("i", self._configure(_SIOCGIFTXQLEN, b""), 16)
+            if length == self._tx_queue != packets:
+                self._configure(_SIOCSIFTXQLEN, struct.pack("i", packets))
+                self._tx_queue = packets
+
+    def close(self) -> None:
+        """Deletes it. Closing its queues is not enough: a child process that is starting may hold copies of them."""
+        with contextlib.suppress(OSError):
+            if self.fds and self._is_here():
+                rtnetlink.delete_link(self.index)
+        while self.fds:
+            os.close(self.fds.pop())
+
+    def _is_here(self) -> bool:
+        """Whether it is in our own network namespace. A hook may have moved it, and another may have its index here."""
+        name = fcntl.ioctl(self.fds[0], _TUNGETIFF, bytes(40))[:16].rstrip(b"\0").decode()
+        return socket.if_nametoindex(name) == self.index
+
+    def _configure(self, request: int, value: bytes) -> bytes:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            return fcntl.ioctl(control, request, struct.pack("16s24s", self.name.encode(), value))

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT-0
-"""The T threads: those of one interface, a queue each."""
+"""The T threads of one interface, each of which serves one of its queues."""
 import contextlib
 import errno
 import os
 import select
 import threading
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from . import fastpath
 from .logs import CORE, Log
@@ -16,8 +16,8 @@ from .tun import Device, base60
 from .worker import Worker
 
 PREFIXES = {fastpath.GWI: "gwi-", fastpath.GWO: "gwo-"}
-RETRY_S = 1.0                          # for a thread that is short of something
-DELETED = (errno.EBADFD, errno.EBADF)  # what a queue says whose interface is gone
+RETRY_S = 1.0                          # before a thread that lacks something tries again
+DELETED = (errno.EBADFD, errno.EBADF)  # the errors of a queue whose interface is gone
 
 
 class Tunnel:
@@ -38,7 +38,7 @@ class Tunnel:
         self._workers: List[Optional[Worker]] = [None] * len(places)
         self._starting = threading.Lock()
         self._stopping = threading.Event()
-        self._index: Optional[int] = None  # known to sources
+        self._index: Optional[int] = None  # that sources knows
 
     def create(self, offloads: int) -> None:
         """Makes the interface, down. Raises OSError."""
@@ -47,11 +47,11 @@ class Tunnel:
         self._sources.add_own(self._index)
 
     def up(self) -> None:
-        self._device.up()
+        self._made_device.up()
 
     def settle(self) -> None:
-        """After the create hook."""
-        self._device.settle()
+        """To be called after the create hook."""
+        self._made_device.settle()
 
     def serve(self) -> None:
         """After NativeEndpoint.open(): from now on each of its threads starts when it is needed."""
@@ -70,13 +70,13 @@ class Tunnel:
 
     def widen(self) -> None:
         """For an endpoint that carries traffic: all threads, and long queues. Raises RuntimeError as start() does."""
-        self._device.widen()
+        self._made_device.widen()
         for index in range(len(self._places)):
             self.start(index)
             self._starter.ignore(self._descriptors(index))
 
     def stop_starting(self, drain: bool) -> None:
-        """Before NativeEndpoint.stop(): no further thread starts; with drain, but those for which there are frames."""
+        """Before NativeEndpoint.stop(): no further thread starts; with drain, except those that have frames to write."""
         if not self._device:
             return
         for index in range(len(self._places)):
@@ -93,7 +93,7 @@ class Tunnel:
         self._workers = [None] * len(self._places)
 
     def close(self) -> None:
-        """The interface goes away. Its threads must have ended."""
+        """Deletes the interface. Its threads must have ended."""
         if self._device:
             self._device.close()
             self._device = None
@@ -107,21 +107,26 @@ class Tunnel:
         return [worker for worker in self._workers if worker]
 
     @property
-    def threads(self) -> List[Tuple[Worker, Any]]:
+    def threads(self) -> List[Tuple[Worker, fastpath.Row]]:
         """Each thread that runs or has run, and its counters by name."""
         return [(worker, row) for worker, row in zip(list(self._workers), self.counters()) if worker]
 
-    def counters(self) -> List:
-        """Those of each thread by name, be it there or not."""
+    def counters(self) -> List[fastpath.Row]:
+        """The counters of each thread by name, whether or not it runs."""
         return self._native.rows(self._side)
 
+    @property
+    def _made_device(self) -> Device:
+        assert self._device, "create() comes first"
+        return self._device
+
     def _descriptors(self, index: int) -> List[int]:
-        """What tells that a thread is needed."""
-        return [self._native.bell(self._side, index), self._device.fds[index]]
+        """The descriptors that become readable when a thread is needed."""
+        return [self._native.bell(self._side, index), self._made_device.fds[index]]
 
     def _serve(self, index: int) -> None:
         _interrupt_nobody()
-        fd = self._device.fds[index]
+        fd = self._made_device.fds[index]
         told = False
         while not self._stopping.is_set():
             try:
@@ -145,11 +150,11 @@ def _is_gone(fd: int) -> bool:
 
 
 def _interrupt_nobody() -> None:
-    """Lets the thread wait for its core, when it wakes, until who has it sleeps or gives way.
+    """Keeps this thread, when it wakes, from interrupting the thread that has its core.
 
-    That is the receiver, as a rule, in the middle of a batch. Woken by its first write and put in its place, this thread
-    would find one packet, and be put to sleep and woken again for each of the others.
+    As a rule that is the receiver, in the middle of a batch. If its first write let this thread take its place, this thread
+    would find one packet, and sleep and wake again for each of the others.
     """
     with contextlib.suppress(OSError):
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:  # an operator's real-time policy is left alone
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:  # an operator's real-time policy stays
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: MIT-0
-"""Turns: those who must not all work at once wait in line, first come, first served.
+"""Turns: threads that must not all work at once wait in line, first come, first served.
 
-A turn is lost TURN_S after it was taken, or renewed, as soon as somebody else waits for it: one who hangs holds up nobody
-for longer. Whoever leads the line looks after it: for turns that are lost, and for those behind who need not wait any more.
+A turn is lost TURN_S after it was taken or renewed, once another thread waits for it: a thread that hangs holds up the others
+for no longer. The first in line looks after it: it finds turns that are lost, and threads behind it that need not wait.
 """
 import collections
 import threading
 import time
-from typing import Optional, Set
+from typing import Optional, Set, overload
 
 TURN_S = 2.0
 POLL_S = 0.1
 
 
 class Turn:
-    """A place in the line, and then a turn. It is over when its context is left, at the latest."""
+    """A place in the line, and then a turn. The turn ends when its context is left, at the latest."""
 
     def __init__(self, turns: "Turns", stop: Optional[threading.Event]):
-        self.called = threading.Event()  # there is something new to see for whoever waits
+        self.called = threading.Event()  # the thread that waits has something new to see
         self.until = float("inf")
         self._turns = turns
         self._stop = stop
@@ -27,17 +27,17 @@ class Turn:
         return self._stop is not None and self._stop.is_set()
 
     def renew(self) -> None:
-        """Lets it last for TURN_S from now on, unless it has been lost."""
+        """Lets it last for TURN_S from now on, unless it is lost."""
         self.until = time.monotonic() + TURN_S
 
     def end(self) -> None:
-        """Once or more often."""
+        """Ends the turn. Calling it again does nothing."""
         self._turns.end(self)
 
     def __enter__(self) -> "Turn":
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.end()
 
 
@@ -47,11 +47,17 @@ class Turns:
     def __init__(self, jobs: int):
         self._jobs = jobs
         self._lock = threading.Lock()
-        self._line: "collections.OrderedDict[Turn, None]" = collections.OrderedDict()  # who waits, first to last
+        self._line: "collections.OrderedDict[Turn, None]" = collections.OrderedDict()  # the turns that wait, first to last
         self._taken: Set[Turn] = set()
 
+    @overload
+    def take(self) -> Turn: ...
+
+    @overload
+    def take(self, stop: Optional[threading.Event]) -> Optional[Turn]: ...
+
     def take(self, stop: Optional[threading.Event] = None) -> Optional[Turn]:
-        """Waits for a turn: None as soon as stop is set. Without a stop there will be one."""
+        """Waits for a turn. Returns None as soon as stop is set; without a stop it always returns a turn."""
         turn = Turn(self, stop)
         with self._lock:
             self._line[turn] = None

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT-0
-"""Tells when packets are lost: one line that sums them up, not one for each."""
+"""Logs when packets are lost: one line sums them up."""
 import time
 from typing import Counter, Dict, Iterable
 
 from .logs import CORE, Level, Log
 
 INTERVAL_S = 10.0
-# What IPv6 autoconfiguration and the like send out of every interface is no loss of anybody's traffic.
+# IPv6 autoconfiguration and the like send out of every interface. Dropping that loses nobody's traffic.
 _NOISE = ("drop_no_flow", "drop_not_ip")
 
 
 class DropWatch:
-    """Compares the counters with what it saw before."""
+    """Compares the counters with those that it has logged."""
 
     def __init__(self, drop_texts: Dict[str, str], log: Log):
         self._texts = {**drop_texts, "socket_drops": "the receive buffer of the UDP socket is full (see --rcvbuf)"}

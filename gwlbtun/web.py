@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT-0
 """The health server: HTTP over IPv6 and IPv4, for the load balancer's target check, cron and curl.
 
-Whoever reaches the port may send anything, or nothing. One thread, there from the start, serves all connections and waits
-for none of them: it gathers requests, has http.server read those that are complete, and writes as much of an answer as the
-client takes. A connection carries one request of up to REQUEST_BYTES and has REQUEST_S for it; of more connections than
-CONNECTIONS the oldest is closed. So nobody can keep a health check out, or have more than a bounded amount of memory.
+Any client that reaches the port may send anything, or nothing. One thread, started early, serves all connections and waits
+for none of them. It gathers requests, has http.server parse those that are complete, and writes as much of an answer as the
+client takes. A connection carries one request of up to REQUEST_BYTES and has REQUEST_S for it. When there are more than
+CONNECTIONS, the oldest is closed. So no client can keep a health check out, or use more than a bounded amount of memory.
 """
 import errno
 import ipaddress
-import os
 import selectors
 import socket
 import threading
@@ -16,35 +15,35 @@ import time
 from typing import Callable, Dict, List, Optional
 
 from . import StartError
+from .checks import Address
 from .logs import HEALTHCHECK, Log
 from .request import Answer, Request, whole_request
-from .settings import Address
 from .worker import Worker
 
 CONNECTIONS = 256
-ACCEPTS = 32            # connections accepted before those that are there have their turn
+ACCEPTS = 32            # connections accepted before the existing ones get their turn
 REQUEST_BYTES = 16_384
 REQUEST_S = 5.0
-PATIENCE_S = 0.06       # for an answer that is being made; then the one before it has to do
+PATIENCE_S = 0.06       # for an answer that is being made; then the one before it will do
 ANSWER_S = 10.0
-LINGER_S = 1.0          # in which a client that still sends may read why it is refused
+LINGER_S = 1.0          # for a client that still sends to read why it is refused
 RETRY_S = 0.01
 BUFFER_BYTES = 65_536   # of each connection, in each direction, in the kernel
 
-# From the path, the Accept header, and whether it is late: None says that a newer answer is being made, so ask again when
-# Server.wake() has been called, or when it is late.
+# Answers by the path, the Accept header, and whether it is late. None: a newer answer is being made, so the server asks again
+# after wake(), or when it is late.
 Answerer = Callable[[str, str, bool], Optional[Answer]]
 
 
 class _Connection:
-    """Of a client: sends its request, waits for the answer to be made, takes it, and may linger until it has read it."""
+    """A client's connection: it brings a request, waits for the answer, sends it, and may linger until that has been read."""
 
     def __init__(self, accepted: socket.socket, client: str):
         self.socket = accepted
         self.client = client
-        self.due = time.monotonic() + REQUEST_S  # when it is closed; while it waits, when the answer is late
+        self.due = time.monotonic() + REQUEST_S  # when it is closed; while it waits for an answer, when that is late
         self.received = bytearray()
-        self.request: Optional[Request] = None  # one that waits
+        self.request: Optional[Request] = None  # which waits for its answer
         self.unsent: List[memoryview] = []
         self.lingers = False
 
@@ -53,7 +52,7 @@ class Server:
     """Answers every GET and HEAD."""
 
     def __init__(self, address: Address, answer: Answerer, log: Log):
-        """Raises StartError when the port cannot be had."""
+        """Raises StartError when it cannot listen on the port."""
         self._answer = answer
         self._log = log
         self._connections: Dict[_Connection, None] = {}  # oldest first
@@ -67,15 +66,15 @@ class Server:
         self.socket = _listen(address)
 
     def start(self) -> None:
-        """Makes the thread, as long as there is room for it. Raises RuntimeError when there is none."""
+        """Starts the thread while the system has room for it. Raises RuntimeError when it has none."""
         self._worker.start()
 
     def open(self) -> None:
-        """From now on requests are answered; they may have come before."""
+        """Answers requests from now on, including those that came before."""
         self._opened.set()
 
     def wake(self) -> None:
-        """There may be an answer to requests that wait. From any thread."""
+        """Says that there may be an answer to requests that wait. Any thread may call it."""
         try:
             self._wake_write.send(b"\0")
         except OSError:  # full, and so awake; or closed
@@ -107,13 +106,13 @@ class Server:
             each.close()
 
     def _serve_one(self, connection: _Connection, step: Callable[[_Connection], None]) -> None:
-        """Whatever one client brings about, the others are served."""
+        """Serves one client. Whatever goes wrong with it, the server goes on with the others."""
         if connection not in self._connections:  # closed to make room, a moment ago
             return
         try:
             step(connection)
         except Exception as error:
-            self._log.debug(HEALTHCHECK, f"{connection.client} is not answered: {type(error).__name__}: {error}")
+            self._log.debug(HEALTHCHECK, f"{connection.client} gets no answer: {type(error).__name__}: {error}")
             self._drop(connection)
 
     def _hear(self) -> None:
@@ -126,7 +125,7 @@ class Server:
             try:
                 accepted, address = self.socket.accept()
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):  # no descriptor left: others must end first
+                if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):  # no descriptor is left: another must end first
                     self._drop_oldest()
                     time.sleep(RETRY_S)
                 return
@@ -169,7 +168,7 @@ class Server:
                 self._drop(connection)
             return
         connection.received += more
-        if not connection.received:  # it came and went: not worth a line
+        if not connection.received:  # the client came and went: not worth a line
             self._drop(connection)
             return
         data = whole_request(connection.received)
@@ -192,6 +191,8 @@ class Server:
 
     def _try(self, connection: _Connection, late: bool = False) -> None:
         request = connection.request
+        if request is None:
+            return
         answer = self._answer(request.path, request.accept, late)
         if answer is not None:
             connection.request = None
@@ -215,7 +216,7 @@ class Server:
                 sent -= len(connection.unsent.pop(0))
             if sent:
                 connection.unsent[0] = connection.unsent[0][sent:]
-        if connection.lingers:  # what it still sends would have the kernel reset the connection, and the answer be lost
+        if connection.lingers:  # if it still sends, closing would reset the connection and lose the answer
             connection.socket.shutdown(socket.SHUT_WR)
             connection.due = time.monotonic() + LINGER_S
             self._watch(connection, selectors.EVENT_READ)
@@ -224,7 +225,7 @@ class Server:
 
 
 def _listen(address: Address) -> socket.socket:
-    """The listening socket, whose settings connections inherit."""
+    """Makes the listening socket, whose settings connections inherit."""
     listener = _socket_for(address.host)
     try:
         listener.setblocking(False)
@@ -246,7 +247,7 @@ def _socket_for(host: str) -> socket.socket:
         listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     except OSError as error:  # a kernel without IPv6
         if host:
-            raise StartError(f"cannot answer health checks on {host}: {os.strerror(error.errno)}; "
+            raise StartError(f"cannot answer health checks on {host}: {error.strerror}; "
                              "give an IPv4 address with -p") from None
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bool(host))
@@ -260,4 +261,4 @@ def _why_not(address: Address, error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return (f"cannot answer health checks on {address}: this host does not have that address; give -p one that "
                 "`ip address` shows, or the port alone")
-    return f"cannot answer health checks on TCP port {address.port}: {os.strerror(error.errno)}"
+    return f"cannot answer health checks on TCP port {address.port}: {error.strerror}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""A thread with a name that ps shows, a core where one is asked, and an end that is noticed."""
+"""Threads: ps shows their names, they may have a core of their own, and their failure is noticed."""
 import os
 import threading
 import time
@@ -8,7 +8,7 @@ from typing import Callable, Iterable, Iterator, Optional, TypeVar
 from . import fastpath
 from .logs import CORE, Log
 
-# What a thread without a core of its own may use: threads inherit the affinity of the one that starts them.
+# A thread without a core of its own may use these. It would inherit the affinity of the thread that starts it.
 _ALL_CORES = os.sched_getaffinity(0)
 
 BREATH_S = 0.001
@@ -28,7 +28,7 @@ def breathing(items: Iterable[Item]) -> Iterator[Item]:
 class Worker:
     """Runs body() once in a thread of its own. A body that raises has failed; one that returns has done its work.
 
-    When one that is vital fails the daemon stops, by way of threading.excepthook: it would limp without it.
+    When a vital one fails, the daemon stops (by threading.excepthook), as it would limp without it.
     """
 
     def __init__(self, log: Log, name: str, body: Callable[[], None], number: int = 0, core: Optional[int] = None,
@@ -69,7 +69,7 @@ class Worker:
         self._pin()
         try:
             self._body()
-        except Exception as error:  # whatever it was, it is told, and health reports the thread as dead
+        except Exception as error:  # whatever it was, the log tells it, and health reports the thread as dead
             self.failure = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             self._log.critical(CORE, f"Thread {self.name} has failed and ended: {self.failure}.")
             if self._vital:
@@ -80,4 +80,4 @@ class Worker:
             os.sched_setaffinity(0, _ALL_CORES if self._core is None else {self._core})
         except OSError as error:
             self._log.important(CORE, f"The kernel refuses core {self._core} to thread {self.name} ({error.strerror}): "
-                                      "it runs without an affinity.")
+                                      "the thread runs without an affinity.")

@@ -94,11 +94,12 @@ static unsigned hear(struct gw_admission *admission, uint64_t *eni, unsigned mos
 	unsigned heard = 0;
 
 	for (unsigned i = 0; i < admission->rooms; i++) {
-		struct gw_waiting *room = admission->waiting[(admission->next + i) % admission->rooms];
+		unsigned at = admission->next + i;
+		struct gw_waiting *room = admission->waiting[at < admission->rooms ? at : at - admission->rooms];
 
 		while (heard < most && gw_waiting_hear(room, &eni[heard]))
 			heard++;
 	}
-	admission->next = (admission->next + 1) % admission->rooms;
+	admission->next = admission->next + 1 < admission->rooms ? admission->next + 1 : 0;
 	return heard;
 }

@@ -16,8 +16,8 @@
  * threads.  gw_endpoint_*() calls that change the table of endpoints (new, publish, unpublish, free) must not run at the
  * same time as each other: Python holds one lock around them.  All others may run at any time.
  *
- * File descriptors belong to Python, which opens and closes them; the shim only opens its eventfds and the connected
- * sockets of transmit.c.  Addresses and ports in arguments are in network byte order, everything else in the host's.
+ * File descriptors belong to Python, which opens and closes them; the shim only opens its eventfds and the
+ * sockets of ways.c.  Addresses and ports in arguments are in network byte order, everything else in the host's.
  * Functions that return int give 0 or a value of enum gw_status, or a negative errno.
  */
 #ifndef GWLBTUN_H
@@ -288,8 +288,6 @@ struct gw_trace_record {
 	uint32_t reserved;
 	uint8_t data[GW_TRACE_DATA];
 };
-
-GW_EXPORT unsigned gw_trace_record_size(void);
 
 /* Sets how much is traced from now on, for the whole process. */
 GW_EXPORT int gw_trace_set(struct gw_handler *handler, unsigned level);

@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/random.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "clock.h"
 #include "flow.h"
@@ -79,8 +78,7 @@ static void begin_outlets(struct gw_shared *shared, int raw_fd)
 	outlets->multiplier = shared->multiplier;
 	outlets->raw_fd = raw_fd;
 	if (raw_fd >= 0)
-		gw_transmit_prepare(raw_fd);
-	atomic_init(&outlets->receive_fd, -1);
+		gw_ways_prepare_raw(raw_fd);
 	atomic_init(&outlets->sockets_left, socket_budget());
 }
 
@@ -188,11 +186,6 @@ uint64_t gw_handler_expire(struct gw_handler *handler)
 
 /* ---- Trace --------------------------------------------------------------------------------------------------------*/
 
-unsigned gw_trace_record_size(void)
-{
-	return sizeof(struct gw_trace_record);
-}
-
 int gw_trace_set(struct gw_handler *handler, unsigned level)
 {
 	return gw_trace_enable(&handler->shared.trace, level);
@@ -234,8 +227,6 @@ static void end_shared(struct gw_shared *shared)
 {
 	if (shared->flows)
 		gw_flows_free(shared->flows);
-	if (atomic_load(&shared->outlets.receive_fd) >= 0)
-		close(atomic_load(&shared->outlets.receive_fd));
 	gw_trace_end(&shared->trace);
 	gw_sources_free(atomic_load(&shared->sources));
 	free(shared->gate);

@@ -9,7 +9,7 @@
  * the one before it (intake.c) is of the same flow: what was found out about the first holds for it.
  *
  * Merging groups the arrivals by flow, in order, through a small hash table (linear in their number), merges the runs of each
- * group into super-packets (offload.c) and writes these to the ring as records.  Fragments are not grouped, nor is anything
+ * group into super-packets (merge.c) and writes these to the ring as records.  Fragments are not grouped, nor is anything
  * across them, for the parts of a datagram have different keys and shall stay in order.
  *
  * What was written to a ring is published at the end of the pass, or when it has come to PUBLISH_BYTES.  Then somebody has to
@@ -155,13 +155,11 @@ static void merge(struct gw_handover *handover)
 static void inspect(struct gw_handover *handover, unsigned i)
 {
 	const struct gw_packet *packet = &handover->arrival[i].packet;
-	struct gw_segment *segment = &handover->segment[i];
 	unsigned offload = packet->protocol == IPPROTO_TCP ? GW_OFFLOAD_MERGE_TCP : GW_OFFLOAD_MERGE_UDP;
 
-	if (handover->arrivals > 1 && handover->shared->offloads & offload)
-		gw_segment_inspect(segment, packet->data, packet->len);
-	else
-		*segment = (struct gw_segment){ .data = packet->data, .len = packet->len };
+	handover->segment[i] = (struct gw_segment){
+		.packet = packet, .mergeable = packet->mergeable && handover->shared->offloads & offload
+	};
 }
 
 static void merge_span(struct gw_handover *handover, unsigned from, unsigned to)
@@ -249,7 +247,7 @@ static void write_record(struct gw_handover *handover, struct gw_endpoint *endpo
 	record->packets = run->count;
 	record->bytes = 0;
 	for (unsigned i = 0; i < run->count; i++)
-		record->bytes += run->segment[i]->len;
+		record->bytes += run->segment[i]->packet->len;
 	gw_ring_commit(ring, record, sizeof(vnet) + run->length);
 	handover->records++;
 	touch(handover, endpoint);

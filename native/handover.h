@@ -13,7 +13,7 @@
 
 #include "counters.h"
 #include "endpoint.h"
-#include "offload.h"
+#include "merge.h"
 #include "origin.h"
 #include "packet.h"
 #include "relief.h"

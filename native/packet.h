@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * packet.h - inner packets: their bounds, and the keys by which they are matched to a flow.
+ * packet.h - inner packets: their bounds, their headers, and the keys by which they are matched to a flow.
  */
 #ifndef GW_PACKET_H
 #define GW_PACKET_H
@@ -11,15 +11,18 @@
 
 #include "flow.h"
 
+/* What is to be known of a packet's headers.  They are parsed once, and this goes along with the packet. */
 struct gw_packet {
 	const uint8_t *data;
-	uint32_t len;           /* what IP says, which may be less than was there */
-	uint8_t family;         /* 4 or 6 */
-	uint8_t protocol;       /* after IPv6 extension headers */
-	bool fragment;          /* part of a datagram */
-	bool later_fragment;    /* part of it, but not the first: no ports */
-	uint16_t l4_offset;     /* of the transport header, bytes */
-	uint32_t fragment_id;   /* host byte order */
+	uint32_t len;            /* what IP says, which may be less than was there */
+	uint32_t fragment_id;    /* host byte order */
+	uint16_t l4_offset;      /* of the transport header, bytes */
+	uint16_t payload_offset; /* behind the TCP or UDP header, perhaps beyond len; 0: there is none */
+	uint8_t family;          /* 4 or 6 */
+	uint8_t protocol;        /* after IPv6 extension headers */
+	bool fragment;           /* part of a datagram */
+	bool later_fragment;     /* part of it, but not the first: no ports */
+	bool mergeable;          /* as far as its headers tell, it may be part of a super-packet (merge.h) */
 };
 
 /* A packet has at most three keys.  own: by which it is learned and looked up first.  fragment: of its datagram (only
@@ -41,6 +44,9 @@ unsigned gw_packet_parse(const uint8_t *data, size_t available, unsigned family,
  * or of a kind with other keys: its bounds are then in *packet, and its keys are those of the other.  False says nothing.
  */
 bool gw_packet_follows(const struct gw_packet *other, const uint8_t *data, size_t available, struct gw_packet *packet);
+
+/* Finds payload_offset and mergeable anew, from l4_offset, which must be within the packet, and protocol. */
+void gw_packet_find_payload(struct gw_packet *packet);
 
 /* The keys of a parsed packet, for the endpoint in slot. */
 void gw_packet_keys(const struct gw_packet *packet, unsigned slot, struct gw_packet_keys *keys);

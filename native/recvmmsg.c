@@ -16,7 +16,6 @@
 #include "recvmmsg.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -27,7 +26,6 @@
 #include "handover.h"
 #include "intake.h"
 #include "relief.h"
-#include "transmit.h"
 
 #ifndef UDP_GRO
 #define UDP_GRO 104 /* Linux 5.0 */
@@ -59,7 +57,7 @@ struct gw_receiver {
 	uint64_t stop_ns;  /* when it was seen that the handler stops */
 	unsigned wanted;   /* datagrams in the next batch, at most */
 	unsigned received; /* datagrams in this one */
-	unsigned first;    /* that is not empty */
+	unsigned next;     /* of them, to be taken in */
 	struct gw_intake intake;
 	struct gw_handover handover;
 	struct gw_datagram datagram[BATCH];
@@ -75,7 +73,6 @@ struct gw_receiver {
 
 static void set_headers(struct gw_receiver *receiver);
 static void reset_header(struct gw_receiver *receiver, unsigned i);
-static void set_up(struct gw_receiver *receiver, int fd);
 static int next_batch(struct gw_receiver *receiver);
 static bool drained_long_enough(struct gw_receiver *receiver);
 static int receive(struct gw_receiver *receiver, int flags);
@@ -111,7 +108,6 @@ struct gw_receiver *gw_receiver_new(struct gw_shared *shared, struct gw_endpoint
 	receiver->handover.relief = &receiver->relief;
 	receiver->handover.receiver = receiver->relief.receiver = index;
 	receiver->relief.alone = shared->receivers <= shared->tunnel_threads;
-	receiver->fd = -1;
 	receiver->wanted = BATCH;
 	set_headers(receiver);
 	return receiver;
@@ -159,33 +155,17 @@ int gw_receiver_work(struct gw_receiver *receiver, int fd)
 	int status;
 
 	gw_count(&receiver->counters, GW_entries, 1);
-	if (receiver->fd != fd)
-		set_up(receiver, fd);
+	receiver->fd = fd;
 	do {
 		if (gw_waiting_any(&receiver->intake.waiting))
 			gw_intake_look_at_waiting(&receiver->intake);
 		status = next_batch(receiver);
-		if (!status && receiver->first < receiver->received)
+		if (!status && receiver->next < receiver->received)
 			take_batch(receiver);
 	} while (!status);
 	gw_intake_drop_waiting(&receiver->intake);
 	gw_relief_leave(&receiver->relief);
 	return status;
-}
-
-static void set_up(struct gw_receiver *receiver, int fd)
-{
-	int none = -1, copy;
-
-	receiver->fd = fd;
-	if (atomic_load(&receiver->shared->outlets.receive_fd) >= 0)
-		return;
-	/* What leaves from port 6081 itself needs a receiver's socket: a copy, so that it stays that one for as long as anyone
-	 * sends. */
-	gw_transmit_set_options(fd);
-	copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (copy >= 0 && !atomic_compare_exchange_strong(&receiver->shared->outlets.receive_fd, &none, copy))
-		close(copy);
 }
 
 /* Receives the next batch, if there is one: 0, GW_STOPPED or -errno. */
@@ -205,7 +185,7 @@ static int next_batch(struct gw_receiver *receiver)
 		return received != -EAGAIN ? received : stop ? GW_STOPPED : 0;
 	/* A socket shut down for reading gives an empty datagram from nobody first: time to look at stop. */
 	receiver->received = (unsigned)received;
-	receiver->first = received > 0 && receiver->header[0].msg_hdr.msg_namelen == 0;
+	receiver->next = received > 0 && receiver->header[0].msg_hdr.msg_namelen == 0;
 	return 0;
 }
 
@@ -227,7 +207,7 @@ static int receive(struct gw_receiver *receiver, int flags)
 	/* What the kernel wrote there last time. */
 	for (unsigned i = 0; i < receiver->received; i++)
 		reset_header(receiver, i);
-	receiver->received = receiver->first = 0;
+	receiver->received = receiver->next = 0;
 	received = recvmmsg(receiver->fd, receiver->header, receiver->wanted, flags, NULL);
 	if (received >= 0)
 		return received;
@@ -260,8 +240,9 @@ static void take_batch(struct gw_receiver *receiver)
 	gw_set(&receiver->counters, GW_last_in_ns, gw_now_ns());
 	gw_gate_go_in(&receiver->gate);
 	gw_intake_begin_batch(&receiver->intake);
-	for (unsigned i = receiver->first; i < receiver->received; i++)
-		gw_intake_datagram(&receiver->intake, &receiver->datagram[i], receiver->data[i]);
+	for (; receiver->next < receiver->received; receiver->next++)
+		gw_intake_datagram(&receiver->intake, &receiver->datagram[receiver->next],
+		                   receiver->data[receiver->next]);
 	gw_handover_pass(&receiver->handover);
 	gw_gate_go_out(&receiver->gate);
 }

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "trace.h"
-#include "transmit.h"
+#include "ways.h"
 
 struct gw_shared {
 	unsigned receivers;

@@ -1,34 +1,20 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * transmit.c - datagrams back to the load balancer, and the sockets that they leave by.
+ * transmit.c - datagrams back to the load balancer.
  *
  * Theory of operation
  *
- * Each T thread has a struct gw_transmit of its own, so nothing here is shared but the count of sockets that the process
- * may still open.  Datagrams gather during a batch, chained by the socket they will leave by; a flush hands each socket
- * its chain with one sendmmsg, in which neighbours of one size are one message with UDP_SEGMENT.  Those may be of
- * different flows: the kernel only cuts the bytes.  Order within a socket, and so within a flow, is kept.
+ * Each T thread has a struct gw_transmit of its own.  Datagrams gather during a batch, chained by the way they will leave by
+ * (ways.h); a flush hands each way's socket its chain with one sendmmsg, in which neighbours of one size are one message
+ * with UDP_SEGMENT.  Those may be of different flows: the kernel only cuts the bytes.  Order within a way, and so within
+ * a flow, is kept.  What has no place in the table of ways gathers in its overflow.
  *
- * A way back is our address, the load balancer's address and the source port that it chose (struct way).  It is served by
- *
- * - CONNECTED: a UDP socket bound to that address and port and connected to the load balancer's port 6081, made when it
- *   is first needed.  Being connected, it takes no traffic from anyone but GWLB's port 6081 to that port, and there is
- *   none.  When all are in use and none has been idle for SPARE_S seconds, further ways are served by RAW, for making a
- *   socket for every packet costs more than what it saves.  Without RAW it is the only way, and done, in place of the
- *   thread's own oldest.
- * - RAW: a raw socket, with IP and UDP header made here, where a port could not be bound, sockets have run out, or too many
- *   are bound to ports of one class (transmit.h).  What has no place in the table of ways gathers in `overflow`.  All threads
- *   share the raw socket, so nobody waits on it.
- * - RECEIVER: a receiver's own, where GWLB's source port is 6081 itself: a connected socket would take inbound traffic away
- *   from the receivers.
- * - BOUND: where there is no raw socket, one that is bound to a port and not connected, for all load balancer addresses that
- *   too many sockets of the port's class serve already.
- *
- * The last three name our address with each message (IP_PKTINFO), so that routing chooses their way by it, as it does for
- * connected sockets.
+ * Whatever the socket, the route is the one for our own address as the source: a connected socket has it, and to others each
+ * message says it.
  *
  * What the way out refuses is taken apart: a message with UDP_SEGMENT that fails is sent datagram by datagram, and when
- * that works, UDP_SEGMENT is not tried again on this thread.
+ * that works, UDP_SEGMENT is not tried again on this thread.  What the device's queue had no room for is lost, and not tried
+ * again: the message was one packet in it, whatever it held.
  */
 #include "transmit.h"
 
@@ -40,11 +26,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 #include "clock.h"
+#include "ways.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103 /* Linux 4.18 */
@@ -55,56 +40,21 @@
 
 #define DATAGRAMS 1024u          /* queued at most before a flush */
 #define SCRATCH_BYTES (512u << 10)
-#define WAYS 1024u               /* ways back that one thread remembers */
-#define OVERFLOW WAYS
-#define HASH_BUCKETS 2048u
-
-/* Sockets that a thread may have whatever others have, where there is no raw socket to fall back on. */
-#define WAYS_ASSURED 16u
-
-#define SPARE_S 2u    /* a socket unused for so long makes room for another: not so short that most packets would open one */
-#define RETRY_S 30u   /* after which a way served by RAW tries for a socket again */
-
 /* UDP_MAX_SEGMENTS before Linux 6.9, and the most payload that fits an IPv4 datagram. */
 #define SEGMENTS_MAX 64u
 #define MESSAGE_BYTES_MAX 65507u
 
-/* A flush waits so long at most, once, for room in the device's queue. */
-#define SEND_TIMEOUT_US 10000
+/* How often a send is tried that ICMP errors about earlier datagrams keep from being made. */
+#define TRIES 8u
 
-/* What a socket may hold of what the device has no room for yet, bytes. */
-#define SEND_BUFFER (4 << 20)
-
-/* Connected sockets for ports of one class, and of the class that port 6081 is in: receiving walks over them. */
-#define CLASS_MAX 128u
-#define CLASS_MAX_RECEIVING 16u
-
-#define NONE UINT16_MAX
-
-enum kind { FREE, CONNECTED, BOUND, RECEIVER, RAW };
-
-struct peer {
-	uint32_t gwlb_address; /* network byte order; 0 for a way that is BOUND: any */
-	uint32_t own_address;
-	uint16_t gwlb_port; /* host byte order */
-};
-
-struct way {
-	struct peer peer;
-	uint16_t next; /* in its hash chain */
-	uint16_t first, last; /* queued datagrams */
-	enum kind kind;
-	int fd;
-	uint32_t used_s;
-	uint32_t made_s;
-};
+#define NONE GW_NO_DATAGRAM
 
 struct datagram {
 	uint8_t *head; /* Geneve header and copied bytes, with RAW_HEADER bytes of room before */
 	const uint8_t *payload;
 	uint32_t head_len;
 	uint32_t payload_len;
-	struct peer peer;
+	struct gw_peer peer;
 	uint16_t geneve_len;
 	uint16_t next; /* of the same way */
 };
@@ -120,17 +70,13 @@ struct gw_transmit {
 	bool segment; /* UDP_SEGMENT works, as far as is known */
 	bool waited;  /* in this flush, for room */
 	bool sent;    /* something, in this flush */
-	uint16_t hand;
-	struct way *last; /* CONNECTED, and found last; or NULL */
+	struct gw_way *last; /* found last, and not RAW; or NULL */
 	uint32_t now_s;
-	uint32_t aged_s;
-	unsigned open; /* connected sockets */
 	unsigned datagrams;
 	unsigned active;
 	size_t scratch_used;
-	uint16_t bucket[HASH_BUCKETS];
-	uint16_t active_way[WAYS + 1];
-	struct way way[WAYS + 1]; /* the last is the overflow */
+	uint16_t active_way[GW_WAYS + 1];
+	struct gw_ways ways;
 	struct datagram datagram[DATAGRAMS];
 	struct message message[DATAGRAMS];
 	struct mmsghdr header[DATAGRAMS];
@@ -154,256 +100,27 @@ struct gw_transmit *gw_transmit_new(struct gw_outlets *outlets, struct gw_counte
 	transmit->outlets = outlets;
 	transmit->counters = counters;
 	transmit->segment = outlets->offloads & GW_OFFLOAD_UDP_GSO;
-	memset(transmit->bucket, 0xff, sizeof(transmit->bucket));
-	transmit->way[OVERFLOW].kind = RAW;
-	transmit->way[OVERFLOW].fd = outlets->raw_fd;
-	transmit->way[OVERFLOW].first = NONE;
+	gw_ways_begin(&transmit->ways, outlets, counters);
 	return transmit;
-}
-
-static _Atomic unsigned *class_of(const struct gw_transmit *transmit, uint16_t port)
-{
-	return &transmit->outlets->sockets_of_class[port % GW_PORT_CLASSES];
-}
-
-static void close_way(struct gw_transmit *transmit, struct way *way)
-{
-	if (way->kind != CONNECTED && way->kind != BOUND)
-		return;
-	close(way->fd);
-	transmit->open--;
-	atomic_fetch_add(&transmit->outlets->sockets_left, 1);
-	atomic_fetch_sub(class_of(transmit, way->peer.gwlb_port), 1);
 }
 
 void gw_transmit_free(struct gw_transmit *transmit)
 {
-	for (unsigned i = 0; i < WAYS; i++)
-		close_way(transmit, &transmit->way[i]);
+	gw_ways_end(&transmit->ways);
 	munmap(transmit, sizeof(*transmit));
-}
-
-/* ---- Ways ---------------------------------------------------------------------------------------------------------*/
-
-/* Under a secret: a sender that chooses source ports cannot aim at one bucket. */
-static unsigned bucket_of(const struct gw_transmit *transmit, const struct peer *peer)
-{
-	uint64_t mixed = ((uint64_t)peer->gwlb_address << 16 ^ peer->gwlb_port ^ (uint64_t)peer->own_address << 20) *
-	                 transmit->outlets->multiplier;
-
-	return (unsigned)(mixed >> 40) % HASH_BUCKETS;
-}
-
-static bool same_peer(const struct peer *a, const struct peer *b)
-{
-	return a->gwlb_port == b->gwlb_port && a->gwlb_address == b->gwlb_address && a->own_address == b->own_address;
-}
-
-static void set_option(int fd, int level, int name, int value)
-{
-	/* Each of them is a refinement; without it the socket still does. */
-	(void)setsockopt(fd, level, name, &value, sizeof(value));
-}
-
-void gw_transmit_set_options(int fd)
-{
-	const struct timeval timeout = { .tv_usec = SEND_TIMEOUT_US };
-
-	set_option(fd, IPPROTO_IP, IP_TTL, OUTER_TTL);
-	/* DF, and no trust in what ICMP says of the path: too big is what the interface cannot send. */
-	set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
-	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-}
-
-void gw_transmit_prepare(int fd)
-{
-	const int size = SEND_BUFFER;
-
-	gw_transmit_set_options(fd);
-	/* Without it, the kernel calls sent what a queueing discipline has dropped (ip(7)).  It also keeps what ICMP says of
-	 * earlier datagrams, one message or two in the smallest of receive buffers. */
-	set_option(fd, IPPROTO_IP, IP_RECVERR, 1);
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
-		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-}
-
-/* A UDP socket from own_address:gwlb_port to gwlb_address:6081, or, with no gwlb_address, to wherever is told with a message;
- * or -1. */
-static int open_socket(const struct peer *peer)
-{
-	struct sockaddr_in own = { .sin_family = AF_INET,
-		                   .sin_port = htons(peer->gwlb_port),
-		                   .sin_addr.s_addr = peer->own_address };
-	struct sockaddr_in gwlb = { .sin_family = AF_INET,
-		                    .sin_port = htons(GW_GENEVE_PORT),
-		                    .sin_addr.s_addr = peer->gwlb_address };
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-	if (fd < 0)
-		return -1;
-	/* Other T threads may have the same way back. */
-	set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-	set_option(fd, SOL_SOCKET, SO_RCVBUF, 0);
-	gw_transmit_prepare(fd);
-	if (bind(fd, (struct sockaddr *)&own, sizeof(own)) ||
-	    (peer->gwlb_address && connect(fd, (struct sockaddr *)&gwlb, sizeof(gwlb)))) {
-		close(fd);
-		return -1;
-	}
-	return fd;
-}
-
-static void forget_way(struct gw_transmit *transmit, struct way *way)
-{
-	uint16_t *link = &transmit->bucket[bucket_of(transmit, &way->peer)];
-
-	while (&transmit->way[*link] != way)
-		link = &transmit->way[*link].next;
-	*link = way->next;
-	close_way(transmit, way);
-	way->kind = FREE;
-	if (transmit->last == way)
-		transmit->last = NULL;
-}
-
-/* Without a raw socket a thread that has its share makes room for a socket by closing another of its own. */
-static void close_another(struct gw_transmit *transmit)
-{
-	struct way *oldest = NULL;
-
-	for (unsigned i = 0; i < WAYS; i++) {
-		struct way *way = &transmit->way[i];
-
-		if ((way->kind == CONNECTED || way->kind == BOUND) && way->first == NONE && (!oldest || way->used_s < oldest->used_s))
-			oldest = way;
-	}
-	if (oldest)
-		forget_way(transmit, oldest);
-}
-
-/* Takes one socket out of what the process may open. */
-static bool take_socket(struct gw_transmit *transmit)
-{
-	_Atomic int64_t *left = &transmit->outlets->sockets_left;
-
-	if (atomic_fetch_sub(left, 1) > 0)
-		return true;
-	if (transmit->outlets->raw_fd < 0) {
-		if (transmit->open >= WAYS_ASSURED)
-			close_another(transmit);
-		return true;
-	}
-	atomic_fetch_add(left, 1);
-	return false;
-}
-
-/* Whether another connected socket for this port would make a chain too long that the kernel walks. */
-static bool is_crowded(const struct gw_transmit *transmit, uint16_t port)
-{
-	bool receiving = port % GW_PORT_CLASSES == GW_GENEVE_PORT % GW_PORT_CLASSES;
-
-	return atomic_load_explicit(class_of(transmit, port), memory_order_relaxed) >=
-	       (receiving ? CLASS_MAX_RECEIVING : CLASS_MAX);
-}
-
-static void make_connected(struct gw_transmit *transmit, struct way *way)
-{
-	way->kind = RAW;
-	way->fd = transmit->outlets->raw_fd;
-	/* Port 0 would bind to any. */
-	if (way->peer.gwlb_port == 0 || (way->peer.gwlb_address && is_crowded(transmit, way->peer.gwlb_port)) ||
-	    !take_socket(transmit))
-		return;
-	way->fd = open_socket(&way->peer);
-	if (way->fd < 0) {
-		way->fd = transmit->outlets->raw_fd;
-		atomic_fetch_add(&transmit->outlets->sockets_left, 1);
-		return;
-	}
-	way->kind = way->peer.gwlb_address ? CONNECTED : BOUND;
-	transmit->open++;
-	atomic_fetch_add(class_of(transmit, way->peer.gwlb_port), 1);
-	gw_count(transmit->counters, GW_sockets_opened, 1);
-}
-
-/* A place for a new way: a free one, or that of one that has not been used for a while; NULL when all are in use. */
-static struct way *make_room(struct gw_transmit *transmit)
-{
-	const bool raw = transmit->outlets->raw_fd >= 0;
-
-	for (unsigned i = 0; i < (raw ? 8 : WAYS); i++) {
-		struct way *way = &transmit->way[transmit->hand];
-
-		transmit->hand = (uint16_t)((transmit->hand + 1) % WAYS);
-		if (way->kind == FREE)
-			return way;
-		if (way->first == NONE && (!raw || transmit->now_s - way->used_s >= SPARE_S)) {
-			forget_way(transmit, way);
-			return way;
-		}
-	}
-	return NULL;
-}
-
-static struct way *find_way(struct gw_transmit *transmit, const struct peer *peer)
-{
-	const uint32_t retry_s = transmit->outlets->raw_fd >= 0 ? RETRY_S : 1;
-	uint16_t *head = &transmit->bucket[bucket_of(transmit, peer)];
-	struct way *way;
-
-	for (uint16_t i = *head; i != NONE; i = transmit->way[i].next) {
-		way = &transmit->way[i];
-		if (same_peer(&way->peer, peer)) {
-			if (way->kind == RAW && way->first == NONE && transmit->now_s - way->made_s >= retry_s) {
-				way->made_s = transmit->now_s;
-				make_connected(transmit, way);
-			}
-			return way;
-		}
-	}
-	if (peer->gwlb_address && peer->gwlb_port != GW_GENEVE_PORT && is_crowded(transmit, peer->gwlb_port)) {
-		const struct peer any = { 0, peer->own_address, peer->gwlb_port };
-
-		return transmit->outlets->raw_fd >= 0 ? NULL : find_way(transmit, &any);
-	}
-	way = make_room(transmit);
-	if (!way)
-		return NULL;
-	way->peer = *peer;
-	way->made_s = transmit->now_s;
-	way->first = NONE;
-	if (peer->gwlb_port == GW_GENEVE_PORT) {
-		way->kind = RECEIVER;
-		way->fd = atomic_load(&transmit->outlets->receive_fd);
-	} else {
-		make_connected(transmit, way);
-	}
-	way->next = *head;
-	*head = (uint16_t)(way - transmit->way);
-	return way;
 }
 
 bool gw_transmit_age(struct gw_transmit *transmit)
 {
-	uint32_t now = gw_now_s();
-
-	if (now == transmit->aged_s)
-		return transmit->open > 0;
-	transmit->aged_s = now;
-	for (unsigned i = 0; i < WAYS && transmit->open > 0; i++) {
-		struct way *way = &transmit->way[i];
-
-		if ((way->kind == CONNECTED || way->kind == BOUND) && now - way->used_s >= GW_TRANSMIT_IDLE_S)
-			forget_way(transmit, way);
-	}
-	return transmit->open > 0;
+	transmit->last = NULL;
+	return gw_ways_age(&transmit->ways, gw_now_s());
 }
 
 /* ---- Sending ------------------------------------------------------------------------------------------------------*/
 
-static void drop(struct gw_transmit *transmit, int error)
+static void drop(struct gw_transmit *transmit, int error, unsigned datagrams)
 {
-	gw_count(transmit->counters, error == EMSGSIZE ? GW_drop_too_big : GW_drop_send, 1);
+	gw_count(transmit->counters, error == EMSGSIZE ? GW_drop_too_big : GW_drop_send, datagrams);
 }
 
 static uint32_t datagram_size(const struct datagram *datagram)
@@ -430,11 +147,12 @@ static size_t add_pieces(struct iovec *iov, size_t pieces, const struct datagram
 	return pieces;
 }
 
-/* What the kernel must be told beside the bytes: where to, on a socket that is not connected, and how to cut them. */
-static void set_control(struct gw_transmit *transmit, const struct way *way, unsigned index, uint32_t segment)
+/* What the kernel must be told beside the bytes: where to and from which address, on a socket that is not connected, and how
+ * to cut them. */
+static void set_control(struct gw_transmit *transmit, const struct gw_way *way, unsigned index, uint32_t segment)
 {
 	struct msghdr *header = &transmit->header[index].msg_hdr;
-	const struct peer *peer = &transmit->datagram[transmit->message[index].first].peer;
+	const struct gw_peer *peer = &transmit->datagram[transmit->message[index].first].peer;
 	struct sockaddr_in *name = &transmit->name[index];
 	struct cmsghdr *cmsg;
 
@@ -445,12 +163,12 @@ static void set_control(struct gw_transmit *transmit, const struct way *way, uns
 	header->msg_controllen = sizeof(transmit->control[index]);
 	cmsg = CMSG_FIRSTHDR(header);
 	header->msg_controllen = 0;
-	if (way->kind != CONNECTED) {
-		const struct in_pktinfo info = { .ipi_spec_dst.s_addr = peer->own_address };
+	if (way->kind != GW_WAY_CONNECTED) {
+		struct in_pktinfo info = { .ipi_spec_dst.s_addr = peer->own_address };
 
 		*name = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = peer->gwlb_address };
 		/* A raw socket takes no port. */
-		name->sin_port = way->kind == RAW ? 0 : htons(GW_GENEVE_PORT);
+		name->sin_port = way->kind == GW_WAY_RAW ? 0 : htons(GW_GENEVE_PORT);
 		header->msg_name = name;
 		header->msg_namelen = sizeof(*name);
 		cmsg->cmsg_level = IPPROTO_IP;
@@ -496,7 +214,7 @@ static void prepend_raw_header(struct datagram *datagram)
 }
 
 /* Writes the queue of a way as messages; returns how many. */
-static unsigned make_messages(struct gw_transmit *transmit, const struct way *way)
+static unsigned make_messages(struct gw_transmit *transmit, const struct gw_way *way)
 {
 	struct iovec *iov = transmit->iov;
 	unsigned messages = 0;
@@ -516,13 +234,12 @@ static unsigned make_messages(struct gw_transmit *transmit, const struct way *wa
 
 			last = datagram_size(datagram);
 			bytes += last;
-			if (way->kind == RAW)
+			if (way->kind == GW_WAY_RAW)
 				prepend_raw_header(datagram);
 			header->msg_iovlen = add_pieces(iov, header->msg_iovlen, datagram);
 			message->datagrams++;
 			at = datagram->next;
-		} while (at != NONE && transmit->segment && way->kind != RAW && last == segment &&
-		         same_peer(&transmit->datagram[message->first].peer, &transmit->datagram[at].peer) &&
+		} while (at != NONE && transmit->segment && way->kind != GW_WAY_RAW && last == segment &&
 		         datagram_size(&transmit->datagram[at]) <= segment && message->datagrams < SEGMENTS_MAX &&
 		         bytes + datagram_size(&transmit->datagram[at]) <= MESSAGE_BYTES_MAX);
 		iov += header->msg_iovlen;
@@ -548,7 +265,7 @@ static void count_sent(struct gw_transmit *transmit, const struct message *messa
 }
 
 /* One message that failed with UDP_SEGMENT, datagram by datagram. */
-static void send_apart(struct gw_transmit *transmit, const struct way *way, unsigned index, int error, int flags)
+static void send_apart(struct gw_transmit *transmit, const struct gw_way *way, unsigned index, int error, int flags)
 {
 	struct message *message = &transmit->message[index];
 	struct msghdr *header = &transmit->header[index].msg_hdr;
@@ -567,7 +284,7 @@ static void send_apart(struct gw_transmit *transmit, const struct way *way, unsi
 		} else {
 			all_sent = false;
 			gw_count(transmit->counters, GW_send_errors, 1);
-			drop(transmit, errno);
+			drop(transmit, errno, 1);
 		}
 		single.first = datagram->next;
 	}
@@ -576,8 +293,8 @@ static void send_apart(struct gw_transmit *transmit, const struct way *way, unsi
 		transmit->segment = false;
 }
 
-/* What ICMP said of an earlier datagram (icmp_err_convert in net/ipv4/icmp.c) is told to the next send on its socket, which
- * is then not made. */
+/* What ICMP said of an earlier datagram (icmp_err_convert in net/ipv4/icmp.c, and EPROTO) is told to the next send on its
+ * socket, which is then not made. */
 static bool is_of_earlier(int error)
 {
 	switch (error) {
@@ -588,6 +305,7 @@ static bool is_of_earlier(int error)
 	case EHOSTDOWN:
 	case ENONET:
 	case EOPNOTSUPP:
+	case EPROTO:
 	case EMSGSIZE:
 		return true;
 	default:
@@ -595,12 +313,12 @@ static bool is_of_earlier(int error)
 	}
 }
 
-static void send_messages(struct gw_transmit *transmit, const struct way *way, unsigned messages)
+static void send_messages(struct gw_transmit *transmit, const struct gw_way *way, unsigned messages)
 {
 	unsigned done = 0, refusals = 0;
 
 	while (done < messages) {
-		int flags = way->kind == RAW || transmit->waited ? MSG_DONTWAIT : 0;
+		int flags = way->kind == GW_WAY_RAW || transmit->waited ? MSG_DONTWAIT : 0;
 		int sent = sendmmsg(way->fd, &transmit->header[done], messages - done, flags);
 		const struct message *message = &transmit->message[done];
 		int error = errno;
@@ -615,20 +333,17 @@ static void send_messages(struct gw_transmit *transmit, const struct way *way, u
 		if (error == EINTR)
 			continue;
 		gw_count(transmit->counters, GW_send_errors, 1);
-		if ((way->kind == CONNECTED || way->kind == BOUND) && is_of_earlier(error) && refusals++ < 2)
+		if (way->kind == GW_WAY_CONNECTED && is_of_earlier(error) && ++refusals < TRIES)
 			continue;
 		refusals = 0;
 		if (error == EAGAIN && flags == 0) {
 			transmit->waited = true;
 			flags = MSG_DONTWAIT;
 		}
-		/* No room on the way out, for all of it: it would not be there for the parts. */
-		if (error == ENOBUFS)
-			gw_count(transmit->counters, GW_drop_send, message->datagrams);
-		else if (message->datagrams > 1)
+		if (message->datagrams > 1 && error != ENOBUFS)
 			send_apart(transmit, way, done, error, flags);
 		else
-			drop(transmit, error);
+			drop(transmit, error, message->datagrams);
 		done++;
 	}
 }
@@ -640,11 +355,11 @@ bool gw_transmit_flush(struct gw_transmit *transmit)
 	if (transmit->datagrams == 0)
 		return true;
 	for (unsigned i = 0; i < transmit->active; i++) {
-		struct way *way = &transmit->way[transmit->active_way[i]];
+		struct gw_way *way = &transmit->ways.way[transmit->active_way[i]];
 
 		if (way->fd < 0)
 			for (uint16_t at = way->first; at != NONE; at = transmit->datagram[at].next)
-				drop(transmit, EBADF);
+				drop(transmit, EBADF, 1);
 		else
 			send_messages(transmit, way, make_messages(transmit, way));
 		way->first = NONE;
@@ -664,36 +379,36 @@ bool gw_transmit_flush(struct gw_transmit *transmit)
 static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *path, size_t copied, const uint8_t *payload,
                       size_t payload_len)
 {
-	struct peer peer = { path->gwlb_address, path->own_address, path->gwlb_port };
+	struct gw_peer peer = { path->gwlb_address, path->own_address, path->gwlb_port };
 	struct datagram *datagram;
-	struct way *way;
+	struct gw_way *way;
 	uint16_t index;
 
+	if (copied + payload_len + path->header_len > MESSAGE_BYTES_MAX) {
+		drop(transmit, EMSGSIZE, 1);
+		return NULL;
+	}
 	if (transmit->datagrams == DATAGRAMS ||
 	    transmit->scratch_used + RAW_HEADER + path->header_len + copied > SCRATCH_BYTES)
 		(void)gw_transmit_flush(transmit);
 	if (transmit->datagrams == 0)
 		transmit->now_s = gw_now_s();
 	/* Segments of one super-packet come in a row. */
-	if (transmit->last && same_peer(&transmit->last->peer, &peer))
+	if (transmit->last && gw_same_peer(&transmit->last->peer, &peer))
 		way = transmit->last;
 	else
-		way = find_way(transmit, &peer);
+		way = gw_ways_find(&transmit->ways, &peer, transmit->now_s);
 	if (!way && transmit->outlets->raw_fd < 0) {
 		/* Each has something queued. */
 		(void)gw_transmit_flush(transmit);
-		way = find_way(transmit, &peer);
+		way = gw_ways_find(&transmit->ways, &peer, transmit->now_s);
 	}
 	/* Nothing of this flow is queued elsewhere, for then its way would be known, and if it gets one later in the batch that
 	 * is flushed after this: order is kept. */
 	if (!way)
-		way = &transmit->way[OVERFLOW];
-	if (copied + payload_len + path->header_len > MESSAGE_BYTES_MAX) {
-		drop(transmit, EMSGSIZE);
-		return NULL;
-	}
+		way = gw_ways_overflow(&transmit->ways);
 	/* Only there: elsewhere one begins where the other ends, so that those of a message can be one piece. */
-	if (way->kind == RAW)
+	if (way->kind == GW_WAY_RAW)
 		transmit->scratch_used += RAW_HEADER;
 	index = (uint16_t)transmit->datagrams++;
 	datagram = &transmit->datagram[index];
@@ -708,13 +423,13 @@ static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *p
 	transmit->scratch_used += datagram->head_len;
 	way->used_s = transmit->now_s;
 	if (way->first == NONE) {
-		transmit->active_way[transmit->active++] = (uint16_t)(way - transmit->way);
+		transmit->active_way[transmit->active++] = (uint16_t)(way - transmit->ways.way);
 		way->first = index;
 	} else {
 		transmit->datagram[way->last].next = index;
 	}
 	way->last = index;
-	transmit->last = way->kind == CONNECTED ? way : NULL;
+	transmit->last = way->kind != GW_WAY_RAW ? way : NULL;
 	return datagram->head + path->header_len;
 }
 

@@ -24,8 +24,10 @@
 #include "clock.h"
 #include "flow.h"
 #include "geneve.h"
-#include "offload.h"
 #include "packet.h"
+#include "split.h"
+#include "transmit.h"
+#include "ways.h"
 
 /* Packets read before they are sent, at most: the more are at hand, the more of them go to the same port of the load balancer,
  * and are one message. */
@@ -124,7 +126,7 @@ static void run(struct gw_tunnel *tunnel)
 bool gw_tunnel_has_idle_sockets(const struct gw_tunnel *tunnel, uint64_t now_ns)
 {
 	return atomic_load_explicit(&tunnel->sockets_open, memory_order_relaxed) &&
-	       gw_get(&tunnel->counters, GW_last_sent_ns) <= now_ns - GW_TRANSMIT_IDLE_S * 1000000000ull;
+	       gw_get(&tunnel->counters, GW_last_sent_ns) <= now_ns - GW_WAYS_IDLE_S * 1000000000ull;
 }
 
 /* ---- To Linux -----------------------------------------------------------------------------------------------------*/
@@ -231,7 +233,7 @@ static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header 
 	if (len == 0 || gw_packet_parse(data, len, data[0] >> 4 == 6 ? 6 : 4, &packet)) {
 		reason = GW_drop_not_ip;
 	} else {
-		segments = gw_split_begin(&split, vnet, data, packet.len);
+		segments = gw_split_begin(&split, vnet, &packet, data);
 		if (segments < 0)
 			reason = GW_drop_segmentation;
 		else if (!find_path(tunnel, &packet, &path, now))

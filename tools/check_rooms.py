@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT-0
-"""Holds the tree to the rules of its rooms, which CONTRIBUTING.md explains.
+"""Checks the tree against the rules of its rooms, which CONTRIBUTING.md explains.
 
 A room is a .c with the .h of its own name, or a Python module. Rooms use what lies below them, so no circle may arise, and
 each is small enough to read in one go. The check prints one line for each fault, or the order from the ground up.
@@ -80,7 +80,7 @@ def c_uses(tree: Tree) -> Uses:
 
 
 def python_uses(tree: Tree) -> Uses:
-    """By module, which modules of this project it imports while it is being imported itself."""
+    """By module, the modules of this project that it imports while it is itself being imported."""
     modules = set(tree.modules)
     uses: Uses = {tree.room(path): set() for path in tree.modules}
     for path in tree.modules:
@@ -95,7 +95,7 @@ def python_uses(tree: Tree) -> Uses:
 
 
 def imports(statements: List[ast.stmt], package: str) -> Iterator[str]:
-    """Dotted names that the statements may import when they run. Functions and type checkers' imports are left out."""
+    """Dotted names that the statements may import when they run, without those in functions or for type checkers."""
     for statement in statements:
         if isinstance(statement, ast.Import):
             yield from (alias.name for alias in statement.names)
@@ -126,7 +126,7 @@ def levels(uses: Uses) -> List[List[str]]:
 
 
 def circles(uses: Uses) -> Iterator[List[str]]:
-    """Circles until none would be left if each were opened where it closes; each begins and ends with the same room."""
+    """As many circles as must be opened for none to be left; each begins and ends with the same room."""
     left = {room: set(used) for room, used in uses.items()}
     while True:
         ordered = {room for level in levels(left) for room in level}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT-0
-# Holds every shell script to shellcheck, also the one that example-scripts/gwlbtun.yaml gives to its instances.
+# Runs shellcheck on every shell script, and on the one that example-scripts/gwlbtun.yaml gives to its instances.
 #
 # Usage: tools/check_shell.sh SHELLCHECK
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 "$1" -x .ci/run tools/*.sh example-scripts/*.sh
 
-# CloudFormation fills in the parameters: here each becomes a word.
+# CloudFormation fills in the parameters. Here each becomes a word.
 instance=$(mktemp)
 trap 'rm -f "$instance"' EXIT
 sed -n '/Fn::Base64: !Sub |/,/^  [A-Z]/p' example-scripts/gwlbtun.yaml |

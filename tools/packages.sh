@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT-0
-# The system packages of the project, by purpose. They are listed here and nowhere else: `make` and .ci/run ask this script,
-# and tests/test_packages.py holds README.md and CONTRIBUTING.md to it.
+# The system packages of the project, by purpose. Only this script lists them: `make` and .ci/run ask it, and
+# tests/test_packages.py checks README.md and CONTRIBUTING.md against it.
 #
 # Usage: tools/packages.sh command PURPOSE... [debian|amazon]   prints the command that installs them, here or there
-#        tools/packages.sh install PURPOSE...                   installs those that are missing here, and says which
+#        tools/packages.sh install PURPOSE...                   installs those that are missing here, and names them
 # Purposes: run (build and run gwlbtun), test, lint
 set -euo pipefail
 

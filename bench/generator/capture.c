@@ -27,7 +27,7 @@ void capture_begin(void)
 	captured = (struct captured){ 0, 0, 0 };
 }
 
-/* One returned frame: a packet, or many behind one outer header, which is as the kernel would repeat it for each. */
+/* One returned frame: a packet, or many behind one outer header.  The kernel would repeat that header for each. */
 static void capture_frame(const uint8_t *frame, size_t length)
 {
 	const uint8_t *ip = frame + ETHERNET, *udp = ip + 20;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT-0 */
-/* capture.h - all that returns, captured (AF_PACKET), split where it is a super-packet, and compared byte for byte. */
+/* capture.h - captures all that returns (AF_PACKET), splits super-packets, and compares each packet byte for byte. */
 #ifndef BENCH_GENERATOR_CAPTURE_H
 #define BENCH_GENERATOR_CAPTURE_H
 

@@ -2,9 +2,9 @@
 /*
  * counting.h - how much has returned, as the kernel counts it.
  *
- * Returned packets are not received: that would take time from the handler's core, which does the receiver's softirq work
- * on a veth pair.  Their addressee's MAC address is not this device's, so that the kernel drops them at its first look, and
- * the driver counts them by the device's own counters.
+ * The generator does not receive returned packets: that would take time from the handler's core, which does the receiver's
+ * softirq work on a veth pair.  Their MAC address is not this device's, so the kernel drops them at its first look.  The
+ * driver has counted them by then, in the device's own counters.
  */
 #ifndef BENCH_GENERATOR_COUNTING_H
 #define BENCH_GENERATOR_COUNTING_H

@@ -4,9 +4,9 @@
  *
  * Theory of operation
  *
- * The packets are made first (packets.h), and then sent at a rate (pace.h) in one of two ways (sending.h).  What returns is
- * only counted (counting.h), but for a few probes (probes.h).  A command can have everything captured and compared instead
- * (capture.h).
+ * The generator makes the packets first (packets.h), and then sends them at a rate (pace.h) in one of two ways (sending.h).
+ * It only counts what returns (counting.h), but for a few probes (probes.h).  A command can have it capture and compare
+ * everything instead (capture.h).
  *
  * The generator takes commands on standard input, one a line, and answers each with one line of JSON on standard output.
  * "before", "at_end" (of sending) and "after_grace" are the frames and bytes that the device had received by then.

@@ -4,9 +4,9 @@
  *
  * For each flow there is a burst of "heads": outer Ethernet, IP, UDP and Geneve headers, inner headers, and the flow's
  * number and the packet's sequence number as the first payload bytes.  The rest of the payload, the tail, is the same for
- * all.  Before a head is sent again stamp() advances it: sequence number, TCP sequence, IP ID, and the checksums from sums
- * kept beside it.  A packet is thus a function of its flow and sequence number, so that what returns can be compared with
- * what was sent without having been stored.
+ * all.  Before a head is sent again, stamp() advances it: sequence number, TCP sequence, IP ID, and the checksums from sums
+ * kept beside it.  So a packet is a function of its flow and sequence number, and the generator can compare what returns
+ * with what it sent without having stored it.
  */
 #ifndef BENCH_GENERATOR_PACKETS_H
 #define BENCH_GENERATOR_PACKETS_H
@@ -44,7 +44,7 @@ void make_packets(const uint8_t own_mac[6]);
 /* By flow, the first of opt.burst heads. */
 struct head *burst_of(uint32_t flow);
 
-/* By flow, which of the load balancer's ports it has, from 0. */
+/* By flow, the number of its port among the load balancer's, from 0. */
 uint32_t port_of(uint32_t flow);
 
 /* Makes the head its flow's packet of this sequence number. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * probes.h - single packets from a second load balancer address, to which returned packets are delivered.
+ * probes.h - single packets from a second load balancer address.  The kernel delivers what returns to that address.
  *
- * Each probe that returns is compared byte for byte, and timed by the kernel's receive time stamp (SO_TIMESTAMPNS) if the
- * command wants it.
+ * The generator compares each probe that returns byte for byte.  If the command wants it, it times the probe by the kernel's
+ * receive time stamp (SO_TIMESTAMPNS).
  */
 #ifndef BENCH_GENERATOR_PROBES_H
 #define BENCH_GENERATOR_PROBES_H
@@ -16,7 +16,7 @@
 
 void open_probes(void);
 
-/* A command begins: what was counted before it is forgotten. */
+/* A command begins: forgets what was counted before it. */
 void probes_begin(bool timed);
 
 void probe_send(void);
@@ -29,7 +29,7 @@ void drain_probes(void);
 uint32_t probes_sent(void);
 bool probes_all_back(void);
 
-/* The command is at its end: prints the counts and times as JSON. */
+/* The command ends: prints the counts and times as JSON. */
 void probes_end(void);
 
 #endif

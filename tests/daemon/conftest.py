@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: MIT-0
+"""The daemon and its parts in network namespaces: as root."""
+from fixtures import lab, root  # noqa: F401

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT-0
+"""A receiver by itself: what a batch may hold, on loopback, with endpoints whose rings nobody drains.
+
+And a tunnel thread by itself, for what no kernel of today's hands out.
+"""
+import os
+import re
+import socket
+import struct
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+import packets
+from gwlbtun import fastpath, geneve
+from gwlbtun.receiver import Receiver
+from gwlbtun.settings import Place
+from lab import ENI
+from test_malformed import MALFORMED
+
+SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
+SO_RCVBUFFORCE, IP_PKTINFO = 33, 8
+SEGMENTS = 64  # in one datagram, before Linux 6.9
+
+
+GWO = 1
+PACKET = packets.udp("10.0.0.1", "10.0.0.2", 1, 2, b"x" * 20)
+
+
+def encapsulated(eni: int, packet: bytes = PACKET) -> bytes:
+    return geneve.gwlb_header(eni, eni, 7, geneve.PROTOCOLS[packet[0] >> 4]).pack() + packet
+
+
+def drops(counters: dict) -> dict:
+    return {name[len("drop_"):]: value for name, value in counters.items() if name.startswith("drop_") and value}
+
+
+def udp_sockets():
+    """One to receive by, and one that sends to it, on loopback."""
+    receiver, sender = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+    receiver.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    receiver.setsockopt(SOL_UDP, UDP_GRO, 1)
+    receiver.bind(("127.0.0.1", 0))
+    sender.connect(receiver.getsockname())
+    return receiver, sender
+
+
+def unix_sockets():
+    """As udp_sockets(), but their datagrams may be larger than any of UDP's."""
+    receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.bind(f"\0gwlbtun-test-{os.getpid()}")  # who has no name is taken for nobody
+    return receiver, sender
+
+
+class Bench:
+    """A handler with one receiver, and a socket that sends to it. No endpoint is made but those that were added."""
+
+    def __init__(self, **limits):
+        self.handler = fastpath.Handler(fastpath.Shim(), 1, 1, limits.get("endpoints", 16), limits.get("flows", 4096), 350,
+                                        fastpath.OFFLOAD_MERGE_TCP | fastpath.OFFLOAD_MERGE_UDP)
+        self.endpoints = {}
+        self._in, self._out = limits.get("sockets", udp_sockets)()
+
+    def add(self, eni: int) -> None:
+        self.endpoints[eni] = self.handler.endpoint(eni)
+
+    def send(self, payload: bytes) -> None:
+        self._out.send(payload)
+
+    def send_together(self, payloads) -> None:
+        """Payloads of one size, in as few datagrams as can be."""
+        size, = {len(payload) for payload in payloads}
+        for at in range(0, len(payloads), SEGMENTS):
+            self._out.sendmsg([b"".join(payloads[at:at + SEGMENTS])], [(SOL_UDP, UDP_SEGMENT, struct.pack("H", size))])
+
+    def receive(self) -> dict:
+        """Handles all that was sent, in batches as large as can be; the counters then."""
+        receiver = Receiver(0, Place("U", 0, None), self.handler, self._in, mock.Mock())
+        self.handler.stop()
+        receiver.worker.start()
+        receiver.worker.join()
+        assert receiver.worker.failure is None
+        return receiver.counters()
+
+    def close(self) -> None:
+        for endpoint in self.endpoints.values():
+            endpoint.unpublish()
+            endpoint.free()
+        self.handler.free()
+        self._in.close()
+        self._out.close()
+
+
+@pytest.fixture
+def bench(request):
+    made = Bench(**getattr(request, "param", {}))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("bench", [{"endpoints": 1200}], indirect=True)
+@pytest.mark.parametrize("number", [255, 256, 257, 512, 513, 1100])
+def test_a_batch_for_more_endpoints_than_are_worked_off_at_once(bench, number):
+    enis = [ENI + n for n in range(number)]
+    for eni in enis:
+        bench.add(eni)
+    payloads = [encapsulated(eni, packets.udp("10.0.0.1", "10.0.0.2", n, 2, b"x" * 20)) for n, eni in enumerate(enis)]
+    bench.send_together(payloads * 3)
+    counters = bench.receive()
+    assert counters["packets_in"] == 3 * number
+    assert counters["batches"] == 1
+    assert drops(counters) == {}
+    # In each ring three datagrams merged, or three frames: all that was sent to it has been published.
+    assert min(endpoint.ring_bytes() for endpoint in bench.endpoints.values()) >= 48 + 3 * 20
+
+
+def test_packets_of_an_endpoint_that_is_not_made_are_announced_dropped_and_counted(bench):
+    bench.add(ENI)
+    for eni in ENI + 1, ENI, ENI + 1, ENI + 2, ENI:
+        bench.send(encapsulated(eni))
+    assert drops(bench.receive()) == {"endpoint_refused": 3}
+    assert bench.handler.listen(0) == [ENI + 1, ENI + 1, ENI + 2]
+    assert bench.endpoints[ENI].flows(4) == 1 and bench.endpoints[ENI].ring_bytes() >= 2 * len(PACKET)
+
+
+@pytest.mark.parametrize("bench", [{"endpoints": 1024}], indirect=True)
+def test_endpoints_without_threads_share_what_may_wait(bench):
+    """Who invents ENI IDs gets little memory for each: a share of 256 MiB."""
+    for number in range(1024):
+        bench.add(ENI + number)
+    payload = encapsulated(ENI, packets.udp("10.0.0.1", "10.0.0.2", 1, 2, bytes(1000)))
+    for _ in range(10):
+        bench.send_together([payload] * 40)
+    counters = bench.receive()
+    waiting = bench.endpoints[ENI].ring_bytes()
+    assert 190 << 10 < waiting <= 256 << 10
+    assert drops(counters) == {"ring_full": counters["packets_in"] - waiting // 1000}
+
+
+@pytest.mark.parametrize("bench", [{"sockets": unix_sockets}], indirect=True)
+def test_a_datagram_larger_than_the_buffer_is_dropped_and_counted(bench):
+    bench.add(ENI)
+    for payload in encapsulated(ENI) + bytes(70000), encapsulated(ENI):
+        bench.send(payload)
+    assert drops(bench.receive()) == {"datagram_truncated": 1}
+    assert bench.endpoints[ENI].flows(4) == 1
+
+
+TCP = packets.tcp("10.0.0.1", "10.0.0.2", 1, 2, b"x" * 3000)
+NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4 = 1, 0, 1, 4, 5
+
+
+@pytest.mark.parametrize("flags, gso_type, gso_size, csum_start, csum_offset", [
+    (NEEDS_CSUM, GSO_TCPV4, 0, 20, 16),        # segments of no bytes
+    (NEEDS_CSUM, GSO_TCPV6, 1000, 20, 16),     # of the other family
+    (NEEDS_CSUM, GSO_UDP_L4, 1000, 20, 6),     # of another protocol
+    (NEEDS_CSUM, 9, 1000, 20, 16),             # of a kind unknown
+    (NEEDS_CSUM, GSO_TCPV4, 1000, 24, 16),     # the checksum is not where TCP has it
+    (NEEDS_CSUM, GSO_TCPV4, 1000, 20, 6),
+    (NEEDS_CSUM, GSO_NONE, 0, len(TCP), 16),   # nor in the packet
+    (NEEDS_CSUM, GSO_NONE, 0, 20, 0xFFFF),
+])
+def test_what_cannot_be_cut_into_segments_is_dropped_and_counted(bench, flags, gso_type, gso_size, csum_start, csum_offset):
+    bench.add(ENI)
+    endpoint = bench.endpoints[ENI]
+    tun, linux = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with tun, linux:
+        tun.setblocking(False)
+        for vnet in (flags, gso_type, 40, gso_size, csum_start, csum_offset), (NEEDS_CSUM, GSO_TCPV4, 40, 1500, 20, 16):
+            linux.send(struct.pack("=BBHHHH", *vnet) + TCP)
+        endpoint.stop()
+        endpoint.run(GWO, 0, tun.fileno())
+    counters = endpoint.counters(GWO, 0)
+    # The other is right, but there was no packet of its flow.
+    assert drops(counters) == {"segmentation": 1, "no_flow": 2}
+    assert counters["packets_in"] == 3
+
+
+def test_each_reason_for_a_drop_is_provoked_by_a_test():
+    tests = "".join(path.read_text() for path in Path(__file__).parents[1].glob("**/test_*.py"))
+    headers = {f"drop_{reason}" for reason, _ in MALFORMED}
+
+    def named(name: str) -> bool:
+        reason = name[len("drop_"):]
+        return bool(re.search(rf'{{"{reason}": |"{reason}"\),|"{name}"', tests))
+
+    assert [name for name in fastpath.Shim().drop_texts if name not in headers and not named(name)] == []

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT-0
+"""A load balancer, an appliance that runs gwlbtun, and hosts, in network namespaces of their own."""
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional
+
+import gwlb
+import netns
+from gwlbtun import geneve
+
+PROGRAM = Path(os.environ.get("GWLBTUN_PROGRAM", Path(__file__).resolve().parents[2] / "gwlbtun.py"))
+
+# `make sanitize` has the daemon loaded with a sanitizer's run-time library, which hooks had better do without.
+SANITIZER = os.environ.get("GWLBTUN_SANITIZER")
+WITHOUT_PRELOAD = """
+import os, runpy, sys
+del os.environ["LD_PRELOAD"], sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+BALANCER = "192.0.2.1", "192.0.2.2"
+APPLIANCE = "192.0.2.10"
+APPLIANCE_IPV6 = "2001:db8:ffff::10"  # what the appliance's ICMPv6 errors come from
+CLIENT = "10.0.1.2", "2001:db8:1::2"
+SERVER = "10.0.2.2", "2001:db8:2::2"
+
+ENI = 0x0123456789AB0000
+HEALTH_PORT = 8080
+
+# tc sends all that appears on gwi out of gwo, which hands it to gwlbtun again.
+PASSTHROUGH = """#!/bin/sh -e
+[ "$1" = CREATE ] || exit 0
+tc qdisc add dev "$2" clsact
+tc filter add dev "$2" ingress protocol all u32 match u32 0 0 action mirred egress redirect dev "$3"
+"""
+
+# Linux routes: to the hosts by gwo.
+ROUTE = """#!/bin/sh -e
+[ "$1" = CREATE ] || exit 0
+echo 0 > "/proc/sys/net/ipv4/conf/$2/rp_filter"
+ip route add 10.0.0.0/8 dev "$3"
+ip -6 route add 2001:db8::/33 dev "$3"
+"""
+
+
+def command_line(*arguments) -> list:
+    """The command that runs gwlbtun."""
+    python = ["env", f"LD_PRELOAD={SANITIZER}", sys.executable, "-c", WITHOUT_PRELOAD] if SANITIZER else [sys.executable]
+    return [*python, PROGRAM, *arguments]
+
+
+class Pair(NamedTuple):
+    """An endpoint with its two hosts."""
+
+    endpoint: gwlb.Endpoint
+    client: gwlb.Host
+    server: gwlb.Host
+
+
+class Daemon:
+    """gwlbtun, as a process in the appliance's namespace. Its output is in log()."""
+
+    def __init__(self, namespace: netns.Namespace, directory: Path, arguments: Iterable):
+        self.namespace = namespace
+        self._output = directory / "gwlbtun.log"
+        self._errors = directory / "gwlbtun.err"
+        with open(self._output, "ab") as output, open(self._errors, "ab") as errors:
+            self.process = namespace.start(*command_line("-p", HEALTH_PORT, *arguments), stdout=output, stderr=errors)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def log(self) -> str:
+        return self._output.read_text()
+
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+    def wait_ready(self, timeout: float = 15) -> "Daemon":
+        """Returns when UDP port 6081 and the health port are open."""
+        end = time.monotonic() + timeout
+        while not (self._listens("udp", geneve.PORT) and self._listens("tcp", HEALTH_PORT)):
+            if self.process.poll() is not None:
+                raise AssertionError(f"gwlbtun ended with {self.process.returncode}:\n{self.log()}{self.errors()}")
+            assert time.monotonic() < end, f"gwlbtun does not come up:\n{self.log()}{self.errors()}"
+            time.sleep(0.01)
+        return self
+
+    def _listens(self, protocol: str, port: int) -> bool:
+        tables = []
+        for suffix in "", "6":
+            with contextlib.suppress(OSError):
+                tables.append(Path(f"/proc/{self.pid}/net/{protocol}{suffix}").read_text())
+        return re.search(rf":{port:04X} 0+:0000 ", "".join(tables)) is not None
+
+    def get(self, path: str = "/", host: str = "127.0.0.1", method: str = "GET"):
+        """The answer of the health port: status, headers and body."""
+        with self.namespace.entered():
+            connection = http.client.HTTPConnection(host, HEALTH_PORT, timeout=10)
+            connection.connect()
+        with contextlib.closing(connection):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+
+    def health(self) -> dict:
+        """The health JSON; the daemon must have been started with -j."""
+        return json.loads(self.get()[2])
+
+    def drops(self) -> Dict[str, int]:
+        """What health says was dropped, by reason, without the reasons there are none for."""
+        return {reason: count for reason, count in self.health()["drops"].items() if count}
+
+    def eni(self, endpoint: gwlb.Endpoint) -> Optional[dict]:
+        """The part of the health JSON that is about one endpoint; None: there is none."""
+        return next((eni for eni in self.health()["enis"] if eni["eniStr"] == endpoint.id), None)
+
+    def threads(self) -> Dict[int, str]:
+        """Names of its threads as the kernel has them, by ID."""
+        found = {}
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found[int(task.name)] = (task / "comm").read_text().rstrip("\n")
+        return found
+
+    def stop(self, timeout: float = 60) -> int:
+        """Ends it with SIGTERM, if it has not ended; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"gwlbtun does not stop:\n{self.log()[-4000:]}{self.errors()[-4000:]}") from None
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+class Lab:
+    """Balancer and appliance, linked; hosts, endpoints and daemons as a test asks for them."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.daemons: List[Daemon] = []
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            undo.push(self._stack)
+            self.outside = self._stack.enter_context(netns.Namespace("gwlb"))
+            self.appliance = self._stack.enter_context(netns.Namespace("appl"))
+            netns.link(self.outside, "eth0", self.appliance, "eth0")
+            for address in BALANCER:
+                self.outside.ip("address add", f"{address}/24", "dev eth0")
+            self.appliance.ip("address add", f"{APPLIANCE}/24", "dev eth0")
+            self.appliance.ip("address add", f"{APPLIANCE_IPV6}/64", "dev eth0 nodad")
+            self.balancer = gwlb.Balancer(self.outside, BALANCER, APPLIANCE)
+            undo.pop_all()
+
+    def close(self) -> None:
+        for daemon in self.daemons:
+            daemon.kill()
+        self.balancer.close()
+        self._stack.close()
+
+    def hook(self, script: str, name: str = "hook.sh") -> Path:
+        path = self.directory / name
+        path.write_text(script)
+        path.chmod(0o755)
+        return path
+
+    def start(self, *arguments, hook: Optional[str] = PASSTHROUGH, json_health: bool = True) -> Daemon:
+        """A daemon that is ready; hook is the text of a script for CREATE and DESTROY."""
+        hooks = []
+        if hook:
+            path = self.hook(hook)
+            hooks = ["-c", path, "-r", path]
+        daemon = Daemon(self.appliance, self.directory, [*["-j"] * json_health, *hooks, *arguments])
+        self.daemons.append(daemon)
+        return daemon.wait_ready()
+
+    def emit(self, device: str, packet: bytes, protocol: Optional[int] = None) -> None:
+        """Linux on the appliance sends a packet out of an interface, just as it is."""
+        with self.appliance.entered():
+            raw = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
+        with raw:
+            protocol = protocol or (geneve.PROTOCOL_IPV4 if packet[0] >> 4 == 4 else geneve.PROTOCOL_IPV6)
+            raw.sendto(packet, (device, protocol))
+
+    def wait(self, condition: Callable[[], bool], timeout: float = 15) -> bool:
+        return self.balancer.wait(condition, timeout)
+
+    def route(self) -> None:
+        """Makes the appliance a router of both families."""
+        for name in "ipv4.ip_forward", "ipv6.conf.all.forwarding":
+            self.appliance.sysctl(f"net.{name}", 1)
+        for scope in "all", "default":
+            self.appliance.sysctl(f"net.ipv4.conf.{scope}.rp_filter", 0)
+        self.appliance.sysctl("net.ipv4.icmp_ratelimit", 0)
+        self.appliance.sysctl("net.ipv6.icmp.ratelimit", 0)
+
+    def endpoint(self, eni: int = ENI, expectation: Optional[gwlb.Identical] = None, extra_options=()) -> gwlb.Endpoint:
+        return self.balancer.endpoint(eni, expectation, extra_options)
+
+    def host(self, label: str, addresses: Iterable[str]) -> gwlb.Host:
+        return gwlb.Host(self._stack.enter_context(netns.Namespace(label)), tuple(addresses))
+
+    def pair(self, eni: int = ENI, expectation: Optional[gwlb.Identical] = None, client=CLIENT, server=SERVER,
+             extra_options=()) -> Pair:
+        """An endpoint with two hosts, which have the same addresses in every pair unless told otherwise."""
+        pair = Pair(self.endpoint(eni, expectation, extra_options), self.host("cli", client), self.host("srv", server))
+        pair.endpoint.attach(pair.client)
+        pair.endpoint.attach(pair.server)
+        return pair

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT-0
+"""Programs that play the load balancer beside the tests' own, each a process so that neither disturbs the other's pace.
+
+    traffic.py pulse ENI SECONDS ADDRESS APPLIANCE    a thousand packets a second, each held against what returns
+    traffic.py flood COUNT RATE ADDRESS APPLIANCE     packets of as many invented ENI IDs (RATE 0: as fast as they go)
+"""
+import json
+import random
+import select
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+import packets  # noqa: E402
+from gwlbtun import geneve  # noqa: E402
+
+PULSE_S = 0.001
+LAST_S = 2.0  # for the last packets to return
+
+
+def pulse(eni: int, seconds: float, address: str, appliance: str) -> dict:
+    """What was sent, lost and wrong, and the longest time that a packet was away, in seconds."""
+    header = geneve.gwlb_header(eni, 1, 2, geneve.PROTOCOL_IPV4).pack()
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.bind((address, 45000))
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the tests' balancer has all other addresses
+    receiver.bind((address, geneve.PORT))
+    away, sent, wrong, worst = {}, 0, 0, 0.0
+    begin = time.monotonic()
+    while True:
+        now = time.monotonic()
+        if sent < seconds / PULSE_S and now >= begin + sent * PULSE_S:
+            packet = header + packets.udp("10.0.1.2", "10.0.2.2", 1, 2, struct.pack("!I", sent))
+            away[packet] = now
+            sender.sendto(packet, (appliance, geneve.PORT))
+            sent += 1
+            continue
+        if sent >= seconds / PULSE_S and (not away or now > begin + seconds + LAST_S):
+            return {"sent": sent, "lost": len(away), "wrong": wrong, "worst": worst}
+        if select.select([receiver], [], [], PULSE_S / 2)[0]:
+            packet = receiver.recv(65536)
+            left = away.pop(packet, None)
+            if left is None:
+                wrong += 1
+            else:
+                worst = max(worst, time.monotonic() - left)
+
+
+def flood(count: int, rate: int, address: str, appliance: str) -> dict:
+    """Packets of different ENI IDs, at an even pace."""
+    draw = random.Random(count)
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.bind((address, 45001))
+    inner = packets.udp("10.9.1.2", "10.9.2.2", 1, 2, b"forged")
+    header = geneve.gwlb_header(draw.getrandbits(64), 1, 2, geneve.PROTOCOL_IPV4).pack()
+    before_eni, after_eni = header[:12], header[20:]
+    begin = time.monotonic()
+    for number in range(count):
+        if rate and number % 20 == 0:
+            time.sleep(max(begin + number / rate - time.monotonic(), 0))
+        eni = struct.pack("!Q", draw.getrandbits(64))
+        sender.sendto(before_eni + eni + after_eni + inner, (appliance, geneve.PORT))
+    return {"sent": count, "seconds": time.monotonic() - begin}
+
+
+if __name__ == "__main__":
+    program, first, second, *addresses = sys.argv[1:]
+    print(json.dumps({"pulse": pulse, "flood": flood}[program](int(first), float(second), *addresses)))
