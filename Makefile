@@ -50,7 +50,7 @@ pytest:
 
 # The daemon itself, with traffic, under each sanitizer: in a copy of the project, whose shim is built for it.  What one
 # finds makes the daemon end with a status that the tests do not take.  Python's own leaks are not ours to mend.
-SANITIZED_TESTS ?= tests/test_path.py tests/test_malformed.py tests/test_endpoints.py tests/test_relief.py
+SANITIZED_TESTS ?= $(patsubst %,tests/daemon/test_%.py,path malformed endpoints relief)
 
 sanitize: packages $(SHIM) pytest
 	$(MAKE) --no-print-directory sanitize-with SANITIZER=thread RUNTIME=libtsan.so
@@ -65,10 +65,8 @@ sanitize-with:
 	  GWLBTUN_PROGRAM=$(CURDIR)/build/$(SANITIZER)/gwlbtun.py $(PYTEST) $(SANITIZED_TESTS)
 
 # The tests that need neither root nor network namespaces, in seconds.
-CHECKED_TESTS := $(patsubst %,tests/test_%.py,geneve hooks logs native packages rooms_check settings template watch web)
-
 check: $(SHIM) $(TOOLS)/ready
-	PYTHONPATH=. $(TOOLS)/bin/python3 -m pytest --noconftest $(CHECKED_TESTS)
+	$(TOOLS)/bin/python3 -m pytest tests/unit tests/native
 
 # What the tests do not reach. The project is copied and built to count the lines that run, in C and in Python, also in the
 # daemons that the tests start; their Python is told to count by a file in the tools' environment.

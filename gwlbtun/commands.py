@@ -19,12 +19,16 @@ class Commands:
         self._create, self._destroy = settings.create_hook, settings.destroy_hook
         self._gwi, self._gwo, self._eni = gwi, gwo, eni
         self._log = log
-        self._undo = False  # the create hook may have run
+        self._undo = False  # the endpoint has come as far as its create hook
 
     @property
     def due(self) -> bool:
         """Whether there is a create hook that has yet to run."""
         return bool(self._create) and not self._undo
+
+    def owe_destroy(self) -> None:
+        """The endpoint comes up, with a create hook or without: the destroy hook is to run."""
+        self._undo = True
 
     def create(self, turn: Turn, stop: threading.Event) -> Hook:
         """Runs the create hook, and returns it when it has ended. Raises OSError or RuntimeError when it cannot start."""

@@ -193,6 +193,7 @@ class Endpoint:
         except (OSError, RuntimeError) as error:
             self._fail(getattr(error, "strerror", None) or str(error))
             return
+        self._commands.owe_destroy()
         for tunnel in self.tunnels:
             tunnel.settle()
         self._filter.tell_if_overruled()

@@ -1,3 +1,4 @@
 # SPDX-License-Identifier: MIT-0
 """The daemon and its parts in network namespaces: as root."""
+from command import copy  # noqa: F401
 from fixtures import lab, root  # noqa: F401

@@ -34,6 +34,16 @@ def test_a_hook_that_hangs_holds_up_no_one_else(lab, tmp_path):
     assert lab.wait(lambda: lab.balancer.counters.returned == 51)
 
 
+def test_a_destroy_hook_runs_without_a_create_hook(lab, tmp_path):
+    hook = lab.hook(f'#!/bin/sh\necho "$1" >> {tmp_path}/runs\n')
+    daemon = lab.start("-r", hook, hook=None)
+    endpoint = lab.endpoint()
+    endpoint.send(udp())
+    assert lab.wait(lambda: daemon.eni(endpoint) and daemon.eni(endpoint)["state"] == "up")
+    assert daemon.stop() == 0
+    assert (tmp_path / "runs").read_text() == "DESTROY\n"
+
+
 def test_a_stop_ends_a_create_hook_that_hangs(lab, tmp_path):
     daemon = lab.start(hook=f"#!/bin/sh\n[ $1 = CREATE ] || exit 0\ntouch {tmp_path}/begun\nsleep 1000\n")
     endpoint = lab.endpoint()

@@ -272,8 +272,3 @@ def test_large_datagrams_are_injected_whole(lab):
         lab.balancer.inject(bytes(65507))
         lab.balancer.inject(b"")
         assert lab.balancer.wait(lambda: sizes == [65507, 0])
-
-
-def test_base60_names_interfaces_as_they_are_known():
-    assert [gwlb.base60(eni) for eni in (0x0123456789AB0000, 0x076BC493B822CD32F, 2 ** 64 - 1)] == \
-        ["887epl1g9A", "e8WXgsTQDkf", "uur953OEv0f"]

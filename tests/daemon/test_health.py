@@ -3,15 +3,12 @@
 import json
 import re
 import signal
-import threading
-from types import SimpleNamespace
 
 import pytest
 
 import packets
+from forms import rendered
 from gwlbtun import health
-from gwlbtun.endpoint import State
-from gwlbtun.settings import Settings
 from lab import CLIENT, ENI, PASSTHROUGH, PROGRAM, SERVER, Daemon
 
 GWI, GWO = "gwi-887epl1g9A", "gwo-887epl1g9A"
@@ -169,22 +166,6 @@ def test_text(lab, tmp_path):
         assert sum(re.fullmatch(sentence, line) is not None for line in text) == 1, sentence
 
 
-def rendered(form, report):
-    return form.head(report["reasons"]) + "".join(form.tail(report))
-
-
-def test_hostile_text_is_no_markup():
-    report = {"healthy": False, "reasons": ["<script>alert('&')</script>"], "enis": [], "drops": {"no_eni": 3},
-              "udp": {"UDPPacketReceiver": {"portNumber": 6081, "threads": [], "receiveBufferBytes": 1,
-                                              "socketDrops": 0}},
-              "totals": dict.fromkeys(["pktsFromGwlb", "pktsToLinux", "pktsFromLinux", "pktsToGwlb"], 0),
-              "flows": {"size": 0, "bound": 1}, "endpoints": {"size": 0, "bound": 1}, "hooksFailed": 0}
-    page = rendered(health.HTML, report)
-    assert "&lt;script&gt;" in page and "<script>" not in page
-    assert "Dropped: 3 packets (no_eni)." in page
-    assert json.loads(rendered(health.JSON, report)) == report
-
-
 def test_an_endpoint_that_is_being_made_again_is_named(lab, tmp_path):
     daemon = lab.start("--tunthreads", "1", hook=PASSTHROUGH.replace("tc qdisc", f"""
 until [ ! -e {tmp_path}/hold ]; do sleep 0.02; done
@@ -265,13 +246,6 @@ def test_an_endpoint_that_fails_to_come_up_is_shown_and_tried_again(lab):
     lab.appliance.ip(f"link delete {GWO}")
     assert lab.wait(lambda: daemon.eni(endpoint)["failure"] == "", timeout=30)
     assert lab.wait(lambda: lab.balancer.counters.returned == 1)  # the packet has waited in its queue all the time
-
-
-@pytest.mark.parametrize("carried", [False, True])
-def test_an_endpoint_that_is_down_is_a_reason_if_it_has_carried_traffic(carried):
-    endpoint = SimpleNamespace(eni=ENI, state=State.FAILED, failure="no room", carried=carried, tunnels=())
-    known = health.Health(Settings(), [], SimpleNamespace(glance=lambda: [endpoint]), [], lambda: 0, 0, threading.Event())
-    assert known.reasons() == [f"endpoint {ENI:017x} failed to come up: no room"] * carried
 
 
 def test_an_endpoint_whose_hook_runs_is_healthy(lab, tmp_path):

@@ -21,14 +21,6 @@ def details(namespace, name):
     return json.loads(namespace.ip("-d -j link show", name))[0]
 
 
-@pytest.mark.parametrize("number, text", [
-    (0x0123456789AB0000, "887epl1g9A"), (0x076BC493B822CD32F, "e8WXgsTQDkf"), (2**64 - 1, "uur953OEv0f"),
-    (0, "0"), (59, "X"), (60, "10"),
-])
-def test_base60(number, text):
-    assert tun.base60(number) == text
-
-
 def test_a_device(namespace):
     device = tun.Device("gwi-uur953OEv0f", 3, fastpath.OFFLOAD_MERGE_TCP)
     assert "UP" not in details(namespace, device.name)["flags"]

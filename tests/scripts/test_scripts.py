@@ -4,16 +4,7 @@ import threading
 
 import pytest
 
-import netns
 from scripts import FIRST, HOOKS, NUMBERED, SCRIPTS, SECOND, state, without_interfaces
-
-
-@pytest.mark.parametrize("arguments", [[], ["CREATE"], ["create", "gwi-1", "gwo-1", "0" * 16 + "1"]])
-@pytest.mark.parametrize("script", HOOKS)
-def test_wrong_arguments_are_told_how_to_be_right(script, arguments):
-    done = netns.run(SCRIPTS / script, *arguments, check=False)
-    assert done.returncode == 2
-    assert "usage:" in done.stderr and "CREATE|DESTROY" in done.stderr
 
 
 @pytest.mark.parametrize("script", HOOKS)

@@ -1,70 +1,15 @@
 # SPDX-License-Identifier: MIT-0
-"""The documents held to what they are about: every key, option, reason, package and file is there, and no other."""
+"""The documents held to what they are about: every option, limit, link and file is there, and no other."""
 import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 
-import packets
-from gwlbtun import __version__, fastpath
+from documents import README, ROOT, coded, rows
+from gwlbtun import __version__
 from gwlbtun.settings import Settings
-from lab import CLIENT, SERVER
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
-HEALTH = (ROOT / "docs" / "HEALTH.md").read_text()
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def rows(text):
-    """The cells of each row of all its tables, without the heads."""
-    lines = re.findall(r"^\|(.*)\|$", text, re.MULTILINE)
-    return [[cell.strip() for cell in line.split("|")] for line in lines if not re.match(r" (?:key|option|---) ", line)]
-
-
-def coded(text):
-    return re.findall(r"`([^`]+)`", text)
-
-
-# ---- Health
-
-
-def documented_keys():
-    """All of them in full: enis[].tunnelIn.devname."""
-    keys = set()
-    for section in re.split(r"^## ", HEALTH, flags=re.MULTILINE):
-        title, _, body = section.partition("\n")
-        for prefix in coded(title) if keys else [""]:
-            steps = prefix.split(".") if prefix else []
-            keys.update(".".join(steps[:end]).replace("[]", "") for end in range(1, len(steps) + 1))
-            keys.update(".".join([*steps, key]).replace("[]", "") for row in rows(body) for key in coded(row[0]))
-    return keys
-
-
-def live_keys(value, path=""):
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield f"{path}{key}"
-            yield from live_keys(inner, f"{path}{key}.")
-    elif isinstance(value, list):
-        for inner in value:
-            yield from live_keys(inner, path)
-
-
-def test_every_key_of_health_is_explained_and_no_other(lab):
-    daemon = lab.start()
-    endpoint = lab.endpoint()
-    packet = packets.udp(CLIENT[0], SERVER[0], 1, 2)
-    endpoint.send(packet)
-    assert lab.wait(lambda: endpoint.received == [packet])
-    assert set(live_keys(daemon.health())) == documented_keys()
-
-
-def test_reasons_for_drops_are_said_as_the_log_says_them():
-    section = HEALTH.partition("## `drops`")[2].partition("\n## ")[0]
-    assert {coded(key)[0]: text for key, text in rows(section)} == {
-        name[len("drop_"):]: text for name, text in fastpath.Shim().drop_texts.items()}
 
 
 # ---- README
@@ -88,11 +33,6 @@ def test_the_table_of_options_is_that_of_the_settings():
             field.metadata["check"](bound)
             with pytest.raises(ValueError):
                 field.metadata["check"](str(int(bound) + 1))
-
-
-def test_reasons_named_in_readme_exist():
-    named = re.findall(r"Dropped: N packets \((\w+)\)", README)
-    assert named and {f"drop_{name}" for name in named} <= set(fastpath.Shim().drop_texts)
 
 
 def test_the_unit_and_the_templates_unit_have_the_same_limits():
