@@ -41,7 +41,7 @@ int gw_admission_allow(struct gw_admission *admission, const uint64_t *eni, unsi
 	return 0;
 }
 
-/* ---- U threads ----------------------------------------------------------------------------------------------------*/
+/* ---- U threads ---------------------------------------------------------------------------------------------------*/
 
 bool gw_admission_allows(const struct gw_admission *admission, uint64_t eni)
 {
@@ -70,7 +70,7 @@ unsigned gw_admission_refusal(const struct gw_admission *admission)
 	return full ? GW_drop_endpoints_full : GW_drop_endpoint_refused;
 }
 
-/* ---- The control thread -------------------------------------------------------------------------------------------*/
+/* ---- The control thread ------------------------------------------------------------------------------------------*/
 
 unsigned gw_admission_listen(struct gw_admission *admission, uint64_t *eni, unsigned most, int timeout_ms)
 {

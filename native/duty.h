@@ -60,7 +60,7 @@ static inline bool gw_duty_rings_empty(const struct gw_duty *duty)
 	return true;
 }
 
-/* ---- The T thread -------------------------------------------------------------------------------------------------*/
+/* ---- The T thread ------------------------------------------------------------------------------------------------*/
 
 /* Comes on duty, when the thread begins. */
 void gw_duty_begin(struct gw_duty *duty);
@@ -68,7 +68,7 @@ void gw_duty_begin(struct gw_duty *duty);
 /* Goes off duty and sleeps until there is something to do, on duty again; true if its queue is to be read. */
 bool gw_duty_rest(struct gw_duty *duty, int queue);
 
-/* ---- U threads ----------------------------------------------------------------------------------------------------*/
+/* ---- U threads ---------------------------------------------------------------------------------------------------*/
 
 /* Takes the duty of a T thread that sleeps, in poll on its queue as well until its bell rings.  False if it does not sleep. */
 bool gw_duty_take(struct gw_duty *duty, unsigned receiver);
@@ -79,7 +79,7 @@ bool gw_duty_is_of(const struct gw_duty *duty, unsigned receiver);
 /* Goes off duty.  The T thread is woken if there is work for it, or if it would not notice that there is. */
 void gw_duty_give_back(struct gw_duty *duty, unsigned receiver);
 
-/* ---- Anyone -------------------------------------------------------------------------------------------------------*/
+/* ---- Anyone ------------------------------------------------------------------------------------------------------*/
 
 /* After a store that the T thread shall see: it will be on duty, or look at what was stored before it sleeps. */
 void gw_duty_call(struct gw_duty *duty);

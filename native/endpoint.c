@@ -42,7 +42,7 @@ void gw_endpoints_end(struct gw_endpoints *table)
 	free(table->slots_used);
 }
 
-/* ---- Made ---------------------------------------------------------------------------------------------------------*/
+/* ---- Made --------------------------------------------------------------------------------------------------------*/
 
 struct gw_endpoint *gw_endpoints_add(struct gw_endpoints *table, uint64_t eni)
 {

@@ -34,7 +34,7 @@ struct gw_gate {
 bool gw_gate_begin(struct gw_gate *gate);
 void gw_gate_end(struct gw_gate *gate);
 
-/* ---- The receiver -------------------------------------------------------------------------------------------------*/
+/* ---- The receiver ------------------------------------------------------------------------------------------------*/
 
 static inline void gw_gate_go_in(struct gw_gate *gate)
 {
@@ -58,7 +58,7 @@ static inline void gw_gate_obey(struct gw_gate *gate, uint32_t asked)
 	atomic_store(&gate->obeyed, asked);
 }
 
-/* ---- Control threads ----------------------------------------------------------------------------------------------*/
+/* ---- Control threads ---------------------------------------------------------------------------------------------*/
 
 /* Wakes the receiver if it sleeps in poll. */
 void gw_gate_ring(const struct gw_gate *gate);

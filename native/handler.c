@@ -28,7 +28,7 @@ const char *gw_build_id(void)
 	return GW_BUILD_ID;
 }
 
-/* ---- Made ---------------------------------------------------------------------------------------------------------*/
+/* ---- Made --------------------------------------------------------------------------------------------------------*/
 
 struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, unsigned max_endpoints,
                                   unsigned max_flows, unsigned idle_s, unsigned offloads, int raw_fd)
@@ -120,7 +120,7 @@ void gw_handler_limit_rings(struct gw_handler *handler, uint64_t bytes)
 	atomic_store(&handler->endpoints.ring_bytes, bytes);
 }
 
-/* ---- Whom to receive from ------------------------------------------------------------------------------------------*/
+/* ---- Whom to receive from ----------------------------------------------------------------------------------------*/
 
 int gw_endpoints_allow(struct gw_handler *handler, const uint64_t *eni, unsigned enis)
 {
@@ -145,7 +145,7 @@ void gw_sources_retire(struct gw_handler *handler, struct gw_sources *old)
 	gw_sources_free(old);
 }
 
-/* ---- Receivers, and the endpoints of what they receive ------------------------------------------------------------*/
+/* ---- Receivers, and the endpoints of what they receive -----------------------------------------------------------*/
 
 int gw_receiver_run(struct gw_handler *handler, unsigned receiver, int fd)
 {
@@ -172,7 +172,7 @@ struct gw_endpoint *gw_endpoint_new(struct gw_handler *handler, uint64_t eni)
 	return gw_endpoints_add(&handler->endpoints, eni);
 }
 
-/* ---- Flows --------------------------------------------------------------------------------------------------------*/
+/* ---- Flows -------------------------------------------------------------------------------------------------------*/
 
 uint64_t gw_handler_flow_entries(const struct gw_handler *handler)
 {
@@ -184,7 +184,7 @@ uint64_t gw_handler_expire(struct gw_handler *handler)
 	return gw_flows_expire(handler->shared.flows, gw_now_s(), handler->idle_s);
 }
 
-/* ---- Trace --------------------------------------------------------------------------------------------------------*/
+/* ---- Trace -------------------------------------------------------------------------------------------------------*/
 
 int gw_trace_set(struct gw_handler *handler, unsigned level)
 {
@@ -201,7 +201,7 @@ uint64_t gw_trace_lost(const struct gw_handler *handler)
 	return atomic_load_explicit(&handler->shared.trace.lost, memory_order_relaxed);
 }
 
-/* ---- Gone ---------------------------------------------------------------------------------------------------------*/
+/* ---- Gone --------------------------------------------------------------------------------------------------------*/
 
 void gw_handler_stop(struct gw_handler *handler)
 {

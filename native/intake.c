@@ -96,7 +96,7 @@ static void drop_datagram(struct gw_intake *intake, const struct gw_datagram *da
 	gw_count(intake->counters, GW_bytes_in, datagram->len);
 }
 
-/* ---- A packet -----------------------------------------------------------------------------------------------------*/
+/* ---- A packet ----------------------------------------------------------------------------------------------------*/
 
 /* waited: it comes out of the waiting room. */
 static void take_packet(struct gw_intake *intake, const struct gw_origin *origin, const uint8_t *data, uint32_t len,
@@ -179,7 +179,7 @@ static void arrive(struct gw_handover *handover, const struct gw_origin *origin,
 	gw_packet_keys(&arrival->packet, arrival->endpoint->slot, &arrival->keys);
 }
 
-/* ---- Waiting for an endpoint --------------------------------------------------------------------------------------*/
+/* ---- Waiting for an endpoint -------------------------------------------------------------------------------------*/
 
 static void wait_for_endpoint(struct gw_intake *intake, uint64_t eni, const struct gw_origin *origin,
                               const uint8_t *data, uint32_t len)

@@ -42,7 +42,7 @@ struct gw_intake {
 	struct gw_waiting waiting;
 };
 
-/* ---- Inside the gate ----------------------------------------------------------------------------------------------*/
+/* ---- Inside the gate ---------------------------------------------------------------------------------------------*/
 
 /* Begins a batch: from now on it judges by the newest table of sources. */
 void gw_intake_begin_batch(struct gw_intake *intake);
@@ -50,7 +50,7 @@ void gw_intake_begin_batch(struct gw_intake *intake);
 /* Takes in a datagram whose bytes are in data.  Both must stay until the handover has passed. */
 void gw_intake_datagram(struct gw_intake *intake, const struct gw_datagram *datagram, const uint8_t *data);
 
-/* ---- Outside, while packets wait ----------------------------------------------------------------------------------*/
+/* ---- Outside, while packets wait ---------------------------------------------------------------------------------*/
 
 /* Hands over those whose endpoint has been published since, and drops those that have waited too long. */
 void gw_intake_look_at_waiting(struct gw_intake *intake);

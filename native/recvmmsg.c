@@ -80,7 +80,7 @@ static void take_batch(struct gw_receiver *receiver);
 static void read_datagram(struct gw_receiver *receiver, unsigned i);
 static void set_wanted(struct gw_receiver *receiver);
 
-/* ---- Made ---------------------------------------------------------------------------------------------------------*/
+/* ---- Made --------------------------------------------------------------------------------------------------------*/
 
 struct gw_receiver *gw_receiver_new(struct gw_shared *shared, struct gw_endpoints *endpoints,
                                     struct gw_admission *admission, unsigned index)
@@ -148,7 +148,7 @@ struct gw_waiting *gw_receiver_waiting(struct gw_receiver *receiver)
 	return &receiver->intake.waiting;
 }
 
-/* ---- The U thread -------------------------------------------------------------------------------------------------*/
+/* ---- The U thread ------------------------------------------------------------------------------------------------*/
 
 int gw_receiver_work(struct gw_receiver *receiver, int fd)
 {
@@ -229,7 +229,7 @@ static int receive(struct gw_receiver *receiver, int flags)
 	}
 }
 
-/* ---- A batch ------------------------------------------------------------------------------------------------------*/
+/* ---- A batch -----------------------------------------------------------------------------------------------------*/
 
 static void take_batch(struct gw_receiver *receiver)
 {
@@ -291,7 +291,7 @@ static void set_wanted(struct gw_receiver *receiver)
 	receiver->wanted = (unsigned)(wanted > most ? most : wanted < BATCH_LEAST ? BATCH_LEAST : wanted);
 }
 
-/* ---- Gone ---------------------------------------------------------------------------------------------------------*/
+/* ---- Gone --------------------------------------------------------------------------------------------------------*/
 
 void gw_receiver_free(struct gw_receiver *receiver)
 {

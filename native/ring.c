@@ -4,18 +4,8 @@
  */
 #include "ring.h"
 
-static uint64_t record_size(size_t len)
-{
-	return (sizeof(struct gw_ring_record) + len + GW_RING_ALIGN - 1) & ~(uint64_t)(GW_RING_ALIGN - 1);
-}
-
-static bool has_room(struct gw_ring *ring, uint64_t bytes)
-{
-	if (gw_ring_used(ring->filled, ring->known_tail) + bytes <= GW_RING_BYTES)
-		return true;
-	ring->known_tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
-	return gw_ring_used(ring->filled, ring->known_tail) + bytes <= GW_RING_BYTES;
-}
+static bool has_room(struct gw_ring *ring, uint64_t bytes);
+static uint64_t record_size(size_t len);
 
 struct gw_ring_record *gw_ring_reserve(struct gw_ring *ring, size_t len)
 {
@@ -26,7 +16,7 @@ struct gw_ring_record *gw_ring_reserve(struct gw_ring *ring, size_t len)
 	    atomic_load_explicit(&ring->head, memory_order_relaxed) == ring->filled) {
 		ring->known_tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
 		if (ring->known_tail == ring->filled)
-			ring->filled = (gw_ring_epoch(ring->filled) + 1) << GW_RING_EPOCH_SHIFT;
+			ring->filled = (gw_ring_generation(ring->filled) + 1) << GW_RING_GENERATION_SHIFT;
 	}
 	to_end = GW_RING_BYTES - (gw_ring_count(ring->filled) & (GW_RING_BYTES - 1));
 	if (to_end < size) {
@@ -40,10 +30,23 @@ struct gw_ring_record *gw_ring_reserve(struct gw_ring *ring, size_t len)
 	return gw_ring_at(ring, ring->filled);
 }
 
+static bool has_room(struct gw_ring *ring, uint64_t bytes)
+{
+	if (gw_ring_used(ring->filled, ring->known_tail) + bytes <= GW_RING_BYTES)
+		return true;
+	ring->known_tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
+	return gw_ring_used(ring->filled, ring->known_tail) + bytes <= GW_RING_BYTES;
+}
+
 void gw_ring_commit(struct gw_ring *ring, struct gw_ring_record *record, size_t len)
 {
 	record->len = (uint32_t)len;
 	ring->filled += record_size(len);
+}
+
+static uint64_t record_size(size_t len)
+{
+	return (sizeof(struct gw_ring_record) + len + GW_RING_ALIGN - 1) & ~(uint64_t)(GW_RING_ALIGN - 1);
 }
 
 void gw_ring_publish(struct gw_ring *ring, uint64_t now_ns)
@@ -65,8 +68,8 @@ const struct gw_ring_record *gw_ring_peek(struct gw_ring *ring)
 			if (tail == ring->known_head)
 				return NULL;
 		}
-		if (gw_ring_epoch(tail) != gw_ring_epoch(ring->known_head))
-			tail = gw_ring_epoch(ring->known_head) << GW_RING_EPOCH_SHIFT;
+		if (gw_ring_generation(tail) != gw_ring_generation(ring->known_head))
+			tail = gw_ring_generation(ring->known_head) << GW_RING_GENERATION_SHIFT;
 		record = gw_ring_at(ring, tail);
 		if (record->len != GW_RING_WRAP) {
 			atomic_store_explicit(&ring->tail, tail, memory_order_release);

@@ -3,15 +3,15 @@
  * ring.h - records on their way from one U thread to one T thread.
  *
  * Theory of operation: a ring of bytes with a single producer and a single consumer, in memory that the endpoint owns.
- * A record is a header of 16 bytes and then what is written to the TUN device: a vnet header and a packet, contiguous.
+ * A record is a header of 16 bytes and then a frame, what one write to the TUN device carries: a vnet header and a packet.
  *
- * The producer reserves room, fills it, commits, and publishes once per batch; what was committed is invisible until
+ * The producer reserves room, fills it, commits, and publishes now and then; what was committed is invisible until
  * then.  The consumer peeks at the oldest record and releases it when done with it.  Each side stores only its own
  * position and keeps a copy of the other's.
  *
- * A position is an epoch and a count of bytes within it.  When the producer finds everything consumed it starts a new
- * epoch at the ring's first byte: a quiet ring uses the same few cache lines, and pages, over and over.  The consumer
- * follows when it sees the new epoch; since it had consumed all of the last one, nothing is skipped.
+ * A position is a generation and a count of bytes within it.  When the producer finds everything consumed it starts a new
+ * generation at the ring's first byte: a quiet ring uses the same few cache lines, and pages, over and over.  The consumer
+ * follows when it sees the new generation; since it had consumed all of the last one, nothing is skipped.
  */
 #ifndef GW_RING_H
 #define GW_RING_H
@@ -44,9 +44,9 @@ struct gw_ring {
 	_Alignas(64) _Atomic uint64_t head; /* published */
 	uint64_t filled;                    /* committed */
 	uint64_t known_tail;
-	_Atomic uint64_t drops;             /* packets, counted by the caller */
-	_Atomic uint64_t last_ns;           /* when it last published */
-	uint32_t touched;                   /* the caller's: its place in a list of rings to publish */
+	_Atomic uint64_t drops;   /* packets, counted by the caller */
+	_Atomic uint64_t last_ns; /* when it last published */
+	uint32_t touched;         /* the caller's: its place in a list of rings to publish */
 	/* The consumer's. */
 	_Alignas(64) _Atomic uint64_t tail;
 	uint64_t known_head;
@@ -54,21 +54,21 @@ struct gw_ring {
 	_Alignas(64) uint8_t *bytes;
 };
 
-#define GW_RING_EPOCH_SHIFT 56
+#define GW_RING_GENERATION_SHIFT 56
 
 static inline uint64_t gw_ring_count(uint64_t position)
 {
-	return position & ((1ull << GW_RING_EPOCH_SHIFT) - 1);
+	return position & ((1ull << GW_RING_GENERATION_SHIFT) - 1);
 }
 
-static inline uint64_t gw_ring_epoch(uint64_t position)
+static inline uint64_t gw_ring_generation(uint64_t position)
 {
-	return position >> GW_RING_EPOCH_SHIFT;
+	return position >> GW_RING_GENERATION_SHIFT;
 }
 
 static inline uint64_t gw_ring_used(uint64_t head, uint64_t tail)
 {
-	uint64_t start = gw_ring_epoch(head) == gw_ring_epoch(tail) ? gw_ring_count(tail) : 0;
+	uint64_t start = gw_ring_generation(head) == gw_ring_generation(tail) ? gw_ring_count(tail) : 0;
 
 	return gw_ring_count(head) - start;
 }

@@ -25,8 +25,9 @@
 struct gw_source {
 	uint32_t address;
 	uint32_t destination; /* as the outer header has it */
-	uint32_t own_address; /* that the kernel would answer from: the destination, unless that is not this host alone */
-	uint32_t interface;   /* index of the one it came in by; 0: not known */
+	uint32_t
+		own_address; /* that the kernel would answer from: the destination, unless that is not this host alone */
+	uint32_t interface; /* index of the one it came in by; 0: not known */
 };
 
 /* NULL with errno.  The arguments are those of gw_sources_set(). */

@@ -116,7 +116,7 @@ bool gw_transmit_age(struct gw_transmit *transmit)
 	return gw_ways_age(&transmit->ways, gw_now_s());
 }
 
-/* ---- Sending ------------------------------------------------------------------------------------------------------*/
+/* ---- Sending -----------------------------------------------------------------------------------------------------*/
 
 static void drop(struct gw_transmit *transmit, int error, unsigned datagrams)
 {
@@ -373,7 +373,7 @@ bool gw_transmit_flush(struct gw_transmit *transmit)
 	return room;
 }
 
-/* ---- Queueing -----------------------------------------------------------------------------------------------------*/
+/* ---- Queueing ----------------------------------------------------------------------------------------------------*/
 
 /* Where the copied bytes go, or NULL. */
 static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *path, size_t copied, const uint8_t *payload,

@@ -71,7 +71,7 @@ static void trace(const struct gw_tunnel *tunnel, const uint8_t *data, size_t le
 static void send_segments(struct gw_tunnel *tunnel, const struct gw_split *split, const struct gw_flow_path *path);
 static void read_answers(struct gw_tunnel *out, unsigned records);
 
-/* ---- The T thread -------------------------------------------------------------------------------------------------*/
+/* ---- The T thread ------------------------------------------------------------------------------------------------*/
 
 int gw_tunnel_work(struct gw_tunnel *tunnel, int fd)
 {
@@ -129,7 +129,7 @@ bool gw_tunnel_has_idle_sockets(const struct gw_tunnel *tunnel, uint64_t now_ns)
 	       gw_get(&tunnel->counters, GW_last_sent_ns) <= now_ns - GW_WAYS_IDLE_S * 1000000000ull;
 }
 
-/* ---- To Linux -----------------------------------------------------------------------------------------------------*/
+/* ---- To Linux ----------------------------------------------------------------------------------------------------*/
 
 /* Writes what the rings of a T thread of gwi hold, up to WRITE_BATCH records or WRITE_BYTES each; how many. */
 static unsigned drain_rings(struct gw_tunnel *tunnel)
@@ -180,7 +180,7 @@ static int write_record(struct gw_tunnel *tunnel, const struct gw_ring_record *r
 	return errno == EBADFD || errno == EBADF ? errno : 0;
 }
 
-/* ---- From Linux ---------------------------------------------------------------------------------------------------*/
+/* ---- From Linux --------------------------------------------------------------------------------------------------*/
 
 /* Reads up to `most` packets, as many as fit, and sends them on; how many.  *more: there may be others. */
 static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more)
@@ -317,7 +317,7 @@ static void send_segments(struct gw_tunnel *tunnel, const struct gw_split *split
 	}
 }
 
-/* ---- For a T thread that sleeps -----------------------------------------------------------------------------------*/
+/* ---- For a T thread that sleeps ----------------------------------------------------------------------------------*/
 
 bool gw_tunnel_serve(struct gw_tunnel *in, struct gw_tunnel *out)
 {

@@ -63,7 +63,7 @@
 
 #define NONE UINT16_MAX
 
-/* ---- Sockets ------------------------------------------------------------------------------------------------------*/
+/* ---- Sockets -----------------------------------------------------------------------------------------------------*/
 
 static void set_option(int fd, int level, int name, int value)
 {
@@ -158,7 +158,7 @@ static int open_deaf(uint64_t random, uint16_t port)
 	return fd;
 }
 
-/* ---- Ways ---------------------------------------------------------------------------------------------------------*/
+/* ---- Ways --------------------------------------------------------------------------------------------------------*/
 
 /* Under a secret: whoever chooses source ports cannot aim at one bucket. */
 static uint64_t mix(const struct gw_ways *ways, const struct gw_peer *peer)
