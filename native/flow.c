@@ -31,7 +31,6 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <time.h>
 
 #include "flow_bucket.h"
 #include "flow_entry.h"
@@ -73,15 +72,7 @@ static void give_flow(struct gw_flows *flows, uint32_t index);
 static void give_continuations(struct gw_flows *flows, unsigned slot, uint32_t first, unsigned number);
 static void give(struct gw_flows *flows, unsigned slot, uint32_t index);
 
-/* ---- Made -----------------------------------------------------------------------------------------------------------*/
-
-uint32_t gw_flows_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (uint32_t)now.tv_sec + 1;
-}
+/* ---- Made --------------------------------------------------------------------------------------------------------*/
 
 struct gw_flows *gw_flows_new(uint32_t max, uint32_t slots)
 {
@@ -121,7 +112,7 @@ static size_t to_page(size_t bytes)
 	return (bytes + 4095) & ~(size_t)4095;
 }
 
-/* ---- A packet's key -------------------------------------------------------------------------------------------------*/
+/* ---- A packet's key ----------------------------------------------------------------------------------------------*/
 
 void gw_flow_hash(const struct gw_flows *flows, struct gw_flow_key *key)
 {
@@ -147,7 +138,7 @@ void gw_flows_prefetch_entry(const struct gw_flows *flows, const struct gw_flow_
 	__builtin_prefetch(&entry->word[GW_ENTRY_HEADER]);
 }
 
-/* ---- Learned --------------------------------------------------------------------------------------------------------*/
+/* ---- Learned -----------------------------------------------------------------------------------------------------*/
 
 unsigned gw_flows_learn(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
                         uint32_t now)
@@ -294,7 +285,7 @@ static void count(struct gw_flows *flows, uint64_t key_word, uint64_t change)
 		atomic_fetch_add_explicit(&slot->flows[GW_KEY_FAMILY(key_word) == 6], change, memory_order_relaxed);
 }
 
-/* ---- Found ----------------------------------------------------------------------------------------------------------*/
+/* ---- Found -------------------------------------------------------------------------------------------------------*/
 
 bool gw_flows_find(struct gw_flows *flows, const struct gw_flow_key *key, struct gw_flow_path *path, uint32_t now)
 {
@@ -317,7 +308,7 @@ bool gw_flows_find(struct gw_flows *flows, const struct gw_flow_key *key, struct
 	}
 }
 
-/* ---- Removed --------------------------------------------------------------------------------------------------------*/
+/* ---- Removed -----------------------------------------------------------------------------------------------------*/
 
 uint64_t gw_flows_expire(struct gw_flows *flows, uint32_t now, uint32_t idle_s)
 {
@@ -429,7 +420,7 @@ static void give(struct gw_flows *flows, unsigned slot, uint32_t index)
 	gw_flow_pool_give(&flows->pool, index);
 }
 
-/* ---- Counted --------------------------------------------------------------------------------------------------------*/
+/* ---- Counted -----------------------------------------------------------------------------------------------------*/
 
 uint64_t gw_flows_count(const struct gw_flows *flows, unsigned slot, unsigned family)
 {
