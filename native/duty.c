@@ -111,9 +111,11 @@ void gw_duty_give_back(struct gw_duty *duty, unsigned receiver)
 
 void gw_duty_recall(struct gw_duty *duty)
 {
-	uint32_t who = atomic_load(&duty->who);
+	uint32_t who;
 
 	gw_duty_call(duty);
+	/* Now, for a U thread may have come on duty just before. */
+	who = atomic_load(&duty->who);
 	if (who >= GW_DUTY_RECEIVER)
 		gw_gate_call_off(duty->gate[(who - GW_DUTY_RECEIVER) / 2]);
 }

@@ -196,6 +196,9 @@ static void drop_oldest(struct gw_intake *intake)
 	const struct gw_waiting_packet *packet = gw_waiting_oldest(&intake->waiting);
 	unsigned reason = gw_admission_refusal(intake->admission);
 
+	/* Behind the one before it there were only such as have been taken out: the room is empty now. */
+	if (!packet)
+		return;
 	gw_count(intake->counters, reason, 1);
 	if (gw_tracing(&intake->shared->trace))
 		gw_trace_write_in(&intake->shared->trace, &packet->origin, packet->data, packet->len,

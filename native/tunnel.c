@@ -46,7 +46,7 @@
 #define SERVE_ROUNDS 4u
 
 /* A thread that was told to stop reads what its queue holds, and not for ever. */
-#define STOP_ROUNDS 64u
+#define STOP_ROUNDS 256u
 
 /* How long a gwo thread that has nothing left waits, at a time, for the last of gwi. */
 #define STOP_WAIT_US 500
@@ -112,7 +112,7 @@ static void run(struct gw_tunnel *tunnel)
 		readable |= wrote || stop;
 		for (unsigned i = 0; i < READ_BATCHES && readable; i++)
 			(void)read_batch(tunnel, BATCH, &readable);
-		if (stop && !wrote && (readable ? ++stop_rounds == STOP_ROUNDS : written_all))
+		if (stop && (wrote || readable ? ++stop_rounds == STOP_ROUNDS : written_all))
 			return;
 		if (stop && !wrote && !readable)
 			usleep(STOP_WAIT_US);

@@ -26,12 +26,13 @@ import struct
 import threading
 import time
 import traceback
-from dataclasses import dataclass
 from typing import Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import packets
+from expectations import Forwarded, Identical, WellFormed  # noqa: F401  # the tests' names for them
 from gwlbtun import geneve
 from netns import Namespace
+from network import Counters, Impairment
 
 MTU = 8500
 OUTER_TTL = 64
@@ -39,11 +40,8 @@ OUTER_TTL = 64
 TUNSETIFF = 0x400454CA
 IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
 # What socket has only in newer Pythons.
-SO_RCVBUFFORCE = 33
-IP_PKTINFO = 8
-IP_RECVTTL = 12
-SOL_UDP = 17
-UDP_GRO = 104
+SO_RCVBUFFORCE, IP_PKTINFO, IP_RECVTTL = 33, 8, 12
+SOL_UDP, UDP_GRO = 17, 104
 
 MAX_DATAGRAM = 65535
 RECEIVE_BUFFER = 32 << 20
@@ -119,40 +117,6 @@ class Flow:
         self.endpoint.balancer.renew(self, cookie, port, address, extra_options)
 
 
-class Identical:
-    """What an appliance that passes packets through returns: each packet once, as it was."""
-
-    def fingerprint(self, packet: bytes) -> Optional[bytes]:
-        """What a returned packet must have in common with one that was sent; None: it need not be one."""
-        return packet
-
-    def admits(self, packet: bytes) -> bool:
-        """Whether the appliance may send a packet that it has not received."""
-        return False
-
-
-class Forwarded(Identical):
-    """What a router returns: each packet once, one hop older, and ICMP errors of its own."""
-
-    def fingerprint(self, packet: bytes) -> Optional[bytes]:
-        if packet[0] >> 4 == 4:
-            return packet[:8] + packet[9:10] + packet[12:]
-        return packet[:7] + packet[8:]
-
-    def admits(self, packet: bytes) -> bool:
-        return packets.is_icmp_error(packets.parse(packet), packet)
-
-
-class WellFormed(Identical):
-    """What an appliance that translates or answers returns: anything right in itself, of the flow it came in."""
-
-    def fingerprint(self, packet: bytes) -> Optional[bytes]:
-        return None
-
-    def admits(self, packet: bytes) -> bool:
-        return True
-
-
 class Endpoint:
     """A GWLB endpoint: its hosts, its flows, and what is expected of packets that return."""
 
@@ -202,41 +166,6 @@ def base60(number: int) -> str:
         number, digit = divmod(number, 60)
         text = digits[digit] + text
     return text
-
-
-@dataclass
-class Impairment:
-    """A bad network: chances from 0 to 1, and seconds. A reordered packet is overtaken for reorder_delay."""
-
-    loss: float = 0.0
-    duplicate: float = 0.0
-    reorder: float = 0.0
-    delay: float = 0.0
-    reorder_delay: float = 0.003
-    seed: int = 1
-
-    def __post_init__(self):
-        self._random = random.Random(self.seed)
-
-    def copies(self) -> List[float]:
-        """After how many seconds each copy of the next packet arrives; none: it is lost."""
-        if self._random.random() < self.loss:
-            return []
-        delay = self.delay + (self.reorder_delay if self._random.random() < self.reorder else 0)
-        return [delay] * (2 if self._random.random() < self.duplicate else 1)
-
-
-@dataclass
-class Counters:
-    """sent: to the appliance; returned: from it, right or wrong; delivered: to hosts and Endpoint.received."""
-
-    sent: int = 0
-    sent_bytes: int = 0
-    returned: int = 0
-    delivered: int = 0
-    lost: int = 0
-    duplicated: int = 0
-    injected: int = 0
 
 
 class Balancer:
