@@ -209,7 +209,8 @@ static uint32_t take_flow(struct gw_flows *flows, unsigned slot, unsigned header
 			give(flows, slot, index);
 			return 0;
 		}
-		atomic_store_explicit(&gw_flow_entry_at(&flows->pool, next)->next, *continuation, memory_order_release);
+		atomic_store_explicit(&gw_flow_entry_at(&flows->pool, next)->next, *continuation,
+		                      memory_order_release);
 		*continuation = next;
 	}
 	return index;
@@ -391,8 +392,9 @@ static void unlink_entry(struct gw_flows *flows, _Atomic uint32_t *link, enum le
 	atomic_store_explicit(&entry->seen, 0, memory_order_relaxed);
 	count(flows, key_word, (uint64_t)-1);
 	if (GW_KEY_KIND(key_word) != GW_KEY_FRAGMENT && (why == EVICTED || why == TIMED_OUT))
-		atomic_fetch_add_explicit(&(why == EVICTED ? slot->evicted : slot->timed_out)[GW_KEY_FAMILY(key_word) == 6],
-		                          1, memory_order_relaxed);
+		atomic_fetch_add_explicit(
+			&(why == EVICTED ? slot->evicted : slot->timed_out)[GW_KEY_FAMILY(key_word) == 6], 1,
+			memory_order_relaxed);
 }
 
 /* Gives back an unlinked entry and its continuations. */
@@ -402,7 +404,8 @@ static void give_flow(struct gw_flows *flows, uint32_t index)
 	const unsigned slot = GW_KEY_SLOT(gw_entry_key_word(entry));
 	const uint64_t rest = gw_entry_get(&entry->word[GW_ENTRY_REST]);
 
-	give_continuations(flows, slot, gw_entry_continuation(rest), gw_header_continuations(gw_entry_header_len(rest)));
+	give_continuations(flows, slot, gw_entry_continuation(rest),
+	                   gw_header_continuations(gw_entry_header_len(rest)));
 	give(flows, slot, index);
 }
 
@@ -429,12 +432,14 @@ uint64_t gw_flows_count(const struct gw_flows *flows, unsigned slot, unsigned fa
 
 uint64_t gw_flows_timed_out(const struct gw_flows *flows, unsigned slot, unsigned family)
 {
-	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->timed_out[family == 6], memory_order_relaxed);
+	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->timed_out[family == 6],
+	                            memory_order_relaxed);
 }
 
 uint64_t gw_flows_evicted(const struct gw_flows *flows, unsigned slot, unsigned family)
 {
-	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->evicted[family == 6], memory_order_relaxed);
+	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->evicted[family == 6],
+	                            memory_order_relaxed);
 }
 
 uint64_t gw_flows_entries(const struct gw_flows *flows)

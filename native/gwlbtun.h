@@ -102,7 +102,7 @@ enum gw_counter {
 #define GW_COUNTER_ENUM(name, text) GW_##name,
 	GW_COUNTER_LIST(GW_COUNTER_ENUM)
 #undef GW_COUNTER_ENUM
-	GW_COUNTERS
+		GW_COUNTERS
 };
 
 /* The name and the text of a counter; NULL from GW_COUNTERS on. */
