@@ -4,9 +4,9 @@
  *
  * Theory of operation
  *
- * The work of a T thread is to write what its rings hold and to send on what its queue does (tunnel.h).  It is done by who
- * is on duty there, and by nobody else at the time.  A T thread with nothing to do goes off duty and sleeps; a U thread that
- * has something for it may take the duty then (relief.h), or call the T thread to it.
+ * The work of a T thread is to write what its rings hold and to send on what its queue does (tunnel.h).  The thread on duty
+ * does it, and no other at the time.  A T thread with nothing to do goes off duty and sleeps; a U thread that has something
+ * for it may take the duty then (relief.h), or call the T thread to it.
  *
  * `who` is one of
  *
@@ -16,8 +16,8 @@
  *     GW_DUTY_RECEIVER + 2i  U thread i works; with GW_DUTY_CALLED, the T thread is to be woken when i goes off duty: it
  *                            found itself relieved and sleeps on its bell alone, or another U thread has work for it
  *
- * Who publishes a record looks at `who` after it, and who goes off duty looks at the rings after it, all in one total order
- * (seq_cst): one of them sees the other.
+ * A thread that publishes a record looks at `who` after it, and a thread that goes off duty looks at the rings after it, all
+ * in one total order (seq_cst): one of them sees the other.
  *
  * A U thread goes off duty everywhere when it is asked to (gate.h: an endpoint is to go, or a T thread has sockets to close),
  * and whenever it returns to Python.  A T thread ends on duty only.

@@ -5,11 +5,11 @@
  * Theory of operation
  *
  * Endpoints are found by ENI ID in a hash table of chains that only control threads change (one at a time, gwlbtun.h)
- * and U threads read without a lock.  An unpublished endpoint stays linked to its successor, so that a reader who stands
+ * and U threads read without a lock.  An unpublished endpoint stays linked to its successor, so that a reader that stands
  * on it walks on; it may be freed once every receiver has let go of it (gate.h), which unpublishing waits for.
  *
  * An endpoint owns the rings and the state of its T threads.  A ring is filled by its U thread; what belongs to a T thread is
- * used by who is on duty there (duty.h).
+ * used by the thread on duty there (duty.h).
  */
 #ifndef GW_ENDPOINT_H
 #define GW_ENDPOINT_H

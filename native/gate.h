@@ -8,7 +8,8 @@
  * there in two ways.
  *
  * - Inside its gate, for one batch.  The receiver goes in before it looks at the tables, and out when it has let go of what
- *   it found: `epoch` is odd in between.  Who takes something out of a table waits for an odd epoch to change.
+ *   it found: `epoch` is odd in between.  A thread that takes something out of a table waits for an
+ *   odd epoch to change.
  * - As long as it is on duty for T threads (relief.h), of which `held` is the number.  It goes off duty everywhere once it is
  *   asked to, and says so: `obeyed` catches up with `asked`.  The bell wakes it for that.
  *

@@ -8,7 +8,7 @@
  * i, i + n, i + 2n, ... (i its index, n the number of T threads): each record is one write.  On either interface it reads
  * what Linux sends, BATCH packets or an arena full at a time, looks up the flow of each, cuts super-packets into segments and
  * queues them for transmit.c, which sends at the end of the batch: nothing waits for company.  A U thread may do all that in
- * its place while it sleeps (relief.h): what stands here belongs to who is on duty.
+ * its place while it sleeps (relief.h): what stands here belongs to the thread on duty.
  *
  * A packet read lies in the arena behind its vnet header until the flush.  Its flow is found by its own key, or, for an
  * ICMP error that Linux made, by the key of the packet it quotes.  The first fragment of a datagram shows the way to the

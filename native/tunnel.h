@@ -2,8 +2,8 @@
 /*
  * tunnel.h - the work of T threads: from the rings to Linux, and from Linux back to the load balancer.
  *
- * All of a struct gw_tunnel is of who is on duty there (duty.h), but for what other threads read: its counters, its duty, and
- * whether it has sockets open.
+ * The thread on duty (duty.h) owns a struct gw_tunnel.  Other threads read its counters, its duty, and whether it has sockets
+ * open.
  */
 #ifndef GW_TUNNEL_H
 #define GW_TUNNEL_H
