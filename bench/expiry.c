@@ -15,11 +15,13 @@
  */
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 
-#include "../native/handler.h"
+#include "../native/clock.h"
+#include "../native/flow.h"
 
 enum { USED = 64, IDLE_S = 350, PACKET_NS = 100000, MAX_ROUNDS = 100 };
 

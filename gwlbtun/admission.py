@@ -96,9 +96,14 @@ class Admission:
 
     def _admit(self, now: float) -> None:
         for eni in heapq.nlargest(AT_A_TIME, self._candidates, key=lambda eni: self._candidates[eni].packets):
+            if self._endpoints.has(eni):  # announced by packets that came before it was made
+                del self._candidates[eni]
+                continue
             lack = self._lack()
             self._handler.set_full(lack is not None)
-            if lack and not self._make_room(self._candidates[eni]):
+            if lack and self._make_room(self._candidates[eni]):
+                lack = self._lack()  # memory and threads come back only when the other endpoint is gone
+            if lack:
                 self._tell(f"ENI ID {eni:017x} and others get no endpoint: {lack}.", now)
                 return
             if not self._rate.take():
@@ -117,8 +122,8 @@ class Admission:
         return capacity.lack()
 
     def _make_room(self, candidate: Candidate) -> bool:
-        return (candidate.packets >= GENUINE_PACKETS and self._evictions.take()
-                and self._endpoints.make_room() is not None)
+        return (candidate.packets >= GENUINE_PACKETS and self._endpoints.leaving() < SPARE
+                and self._evictions.take() and self._endpoints.make_room() is not None)
 
     def _tell(self, text: str, now: float) -> None:
         if now - self._told >= TELL_S:

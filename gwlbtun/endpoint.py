@@ -5,7 +5,6 @@ Each step of its life that takes time is a job (jobs.py); an endpoint has one at
 somebody deletes an interface, and goes. Meanwhile its packets wait in the rings of the fast path.
 """
 import collections
-import enum
 import threading
 import time
 from typing import Callable, Counter, Optional
@@ -19,22 +18,15 @@ from .settings import Settings
 from .silence import Silence
 from .sources import Sources
 from .starter import Starter
-from .tunnel import Tunnel
+from .state import State
+from .tunnel import Tunnel, start_to_drain
 from .turns import Turn
 
 RETRY_S = 10.0
+URGENT = 1 << 62        # more than any rings hold
 LIVELY_PACKETS = 64     # once it has carried these, it gets all its threads, and long queues
 LIVELY_BYTES = 4 << 10  # or once these wait for it to come up
 FEW_PACKETS = 16        # an endpoint with fewer may be forged
-
-
-class State(enum.Enum):
-    WAITING = "waiting for its turn"
-    SUCCEEDING = "waiting for its predecessor to go"
-    CREATING = "being created"
-    UP = "up"
-    FAILED = "failed to come up"
-    DESTROYING = "being destroyed"
 
 
 class Endpoint:
@@ -93,7 +85,11 @@ class Endpoint:
             if self._busy or self.predecessor or not self._next_step():
                 return
             self._busy = True
-        self._jobs.submit(self._do)
+        self._jobs.submit(self._do, self._urgency)
+
+    def _urgency(self) -> int:
+        """Which of those that wait is next: one that is there already, then the one for which most waits."""
+        return URGENT if self._created or self.leaving.is_set() else self.native.ring_bytes()
 
     def succeed(self) -> None:
         """Its predecessor is gone."""
@@ -200,8 +196,12 @@ class Endpoint:
         with self._serving:
             self.native.open()
             self._open = True
-            for tunnel in self.tunnels:
-                tunnel.serve()
+            try:
+                for tunnel in self.tunnels:
+                    tunnel.serve()
+            except OSError:
+                self._undo = True
+                raise
         self._lively = False
         if self.native.ring_bytes() >= LIVELY_BYTES:
             self._widen()
@@ -261,7 +261,9 @@ class Endpoint:
         """
         with self._serving:
             for tunnel in self.tunnels:
-                tunnel.stop_starting(self._open and not self._deleted)
+                tunnel.stop_starting()
+            if self._open and not self._deleted:
+                start_to_drain(self.inward, self.outward)
             self._open = False
         self.native.stop()
         for tunnel in self.tunnels:

@@ -10,12 +10,13 @@ import time
 from typing import Counter, Dict, List, Optional, Set, Tuple
 
 from . import fastpath
-from .endpoint import Endpoint, State
+from .endpoint import Endpoint
 from .jobs import Jobs
 from .logs import CORE, Log
 from .settings import Settings
 from .sources import Sources
 from .starter import Starter
+from .state import State
 from .worker import breathing
 
 
@@ -69,6 +70,17 @@ class Endpoints:
     def glance(self) -> List[Endpoint]:
         """As all(), for a caller that must not wait. To Python it is one step, so no lock is needed."""
         return list(self._newest.values())
+
+    def has(self, eni: int) -> bool:
+        """Whether an ENI ID has an endpoint that stays."""
+        with self._lock:
+            endpoint = self._newest.get(eni)
+            return endpoint is not None and not endpoint.leaving.is_set()
+
+    def leaving(self) -> int:
+        """How many are about to go."""
+        with self._lock:
+            return sum(endpoint.leaving.is_set() for endpoint in self._unburied)
 
     def staying(self) -> int:
         """The number of endpoints that are not going."""

@@ -10,11 +10,12 @@ import time
 from typing import Any, Callable, Counter, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from . import __version__
-from .endpoint import Endpoint, State
+from .endpoint import Endpoint
 from .endpoints import Endpoints
 from .geneve import PORT
 from .receiver import Receiver
 from .settings import Settings
+from .state import State
 from .tunnel import Tunnel
 from .worker import Worker, breathing
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT-0
 """Control threads, which do in turn (turns.py) what takes time in an endpoint's life.
 
-Jobs begin in the order in which they came, each under a turn of its own. A job that hangs loses its turn, and the next one
-begins beside it in another thread: there is always one thread more than are at work.
+Each job has a turn of its own. The most urgent one begins first, and of equals the one that came first, so many invented
+endpoints do not hold up one with traffic. A job that hangs loses its turn, and the next one begins beside it in another thread:
+there is always one thread more than are at work.
 """
-import collections
 import itertools
 import threading
-from typing import Callable, Deque
+from typing import Callable, List, Tuple
 
 from .logs import Log
 from .turns import Turn, Turns
@@ -16,6 +16,7 @@ from .worker import Worker
 IDLE_KEPT = 2  # idle threads kept for when the system has no room for more
 
 Job = Callable[[Turn], None]
+Urgency = Callable[[], int]  # asked when a turn is free: the highest is next
 
 
 class Jobs:
@@ -24,7 +25,7 @@ class Jobs:
     def __init__(self, log: Log, at_once: int):
         self._log = log
         self._turns = Turns(at_once)
-        self._queue: Deque[Job] = collections.deque()
+        self._queue: List[Tuple[Job, Urgency]] = []
         self._changed = threading.Condition()
         self._idle = 0  # threads that wait for a job
         self._serial = itertools.count()
@@ -34,9 +35,9 @@ class Jobs:
         for _ in range(IDLE_KEPT):
             self._begin_thread()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, urgency: Urgency) -> None:
         with self._changed:
-            self._queue.append(job)
+            self._queue.append((job, urgency))
             self._changed.notify()
 
     def tick(self) -> None:
@@ -69,10 +70,11 @@ class Jobs:
                     if not self._queue:  # another thread was faster
                         continue
                     self._idle -= 1
-                    job = self._queue.popleft()
+                    most_urgent = max(self._queue, key=lambda waiting: waiting[1]())
+                    self._queue.remove(most_urgent)
                 self.tick()
                 try:
-                    job(turn)
+                    most_urgent[0](turn)
                 finally:
                     with self._changed:
                         self._idle += 1

@@ -259,9 +259,11 @@ class Sources:
         if (addresses, uplinks) == (self._addresses, self._uplinks):
             return
         with self._lock:
-            self._addresses, self._uplinks = addresses, uplinks
+            self._addresses = None  # until they are in force
+            self._uplinks = uplinks
             self._ranges = self._compile(addresses)
             old = self._install()
+            self._addresses = addresses
         self._handler.retire_sources(old)
 
     def _find_uplinks(self) -> Set[int]:

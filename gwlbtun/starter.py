@@ -33,18 +33,25 @@ class Starter:
         self._worker.start()
 
     def watch(self, descriptors: List[int], start: Start, index: int) -> None:
-        """Calls start(index) when one of the descriptors is readable, until ignore()."""
+        """Calls start(index) when one of the descriptors is readable, until ignore(). Raises OSError, and watches none then."""
         with self._lock:
-            for fd in descriptors:
-                self._watched[fd] = start, index, descriptors
-                self._epoll.register(fd, select.EPOLLIN)
+            try:
+                for fd in descriptors:
+                    self._epoll.register(fd, select.EPOLLIN)
+                    self._watched[fd] = start, index, descriptors
+            except OSError:
+                self._ignore(descriptors)
+                raise
 
     def ignore(self, descriptors: List[int]) -> None:
         """To be called before they are closed. When it returns, no start() for them is under way."""
         with self._lock:
-            for fd in descriptors:
-                if self._watched.pop(fd, None):
-                    self._epoll.unregister(fd)
+            self._ignore(descriptors)
+
+    def _ignore(self, descriptors: List[int]) -> None:
+        for fd in descriptors:
+            if self._watched.pop(fd, None):
+                self._epoll.unregister(fd)
 
     def _run(self) -> None:
         while True:
@@ -62,9 +69,7 @@ class Starter:
                 return
             start, index, descriptors = self._watched[fd]
             start(index)
-            for other in descriptors:
-                del self._watched[other]
-                self._epoll.unregister(other)
+            self._ignore(descriptors)
 
     def _tell(self, why: str) -> None:
         now = time.monotonic()

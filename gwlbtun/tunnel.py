@@ -75,15 +75,21 @@ class Tunnel:
             self.start(index)
             self._starter.ignore(self._descriptors(index))
 
-    def stop_starting(self, drain: bool) -> None:
-        """Before NativeEndpoint.stop(): no further thread starts; with drain, except those that have frames to write."""
-        if not self._device:
-            return
+    def stop_starting(self) -> None:
+        """Before NativeEndpoint.stop(): the starter starts no further thread."""
+        if self._device:
+            for index in range(len(self._places)):
+                self._starter.ignore(self._descriptors(index))
+
+    @property
+    def with_frames(self) -> List[int]:
+        """The threads that have frames to write."""
+        return [index for index in range(len(self._places)) if self._native.has_frames(self._side, index)]
+
+    def start_all(self) -> None:
+        """Raises RuntimeError as start() does."""
         for index in range(len(self._places)):
-            self._starter.ignore(self._descriptors(index))
-            if drain and self._native.has_frames(self._side, index):
-                with contextlib.suppress(RuntimeError):
-                    self.start(index)
+            self.start(index)
 
     def join(self) -> None:
         """After NativeEndpoint.stop()."""
@@ -128,7 +134,7 @@ class Tunnel:
         _interrupt_nobody()
         fd = self._made_device.fds[index]
         told = False
-        while not self._stopping.is_set():
+        while True:
             try:
                 self._native.run(self._side, index, fd)
                 return
@@ -140,7 +146,18 @@ class Tunnel:
                     self._log.critical(CORE, f"A thread of {self.name} cannot work: {error.strerror}. "
                                              f"gwlbtun tries again every {RETRY_S:.0f} s.")
                 told = True
-            self._stopping.wait(RETRY_S)
+            if self._stopping.wait(RETRY_S):
+                return
+
+
+def start_to_drain(inward: Tunnel, outward: Tunnel) -> None:
+    """Starts the threads that the frames in the rings need, there and back."""
+    with contextlib.suppress(RuntimeError):  # no room for a thread: the frames go with their rings
+        waiting = inward.with_frames
+        for index in waiting:
+            inward.start(index)
+        if waiting:
+            outward.start_all()
 
 
 def _is_gone(fd: int) -> bool:

@@ -31,7 +31,6 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/random.h>
-#include <time.h>
 
 #include "flow_bucket.h"
 #include "flow_entry.h"
@@ -73,15 +72,7 @@ static void give_flow(struct gw_flows *flows, uint32_t index);
 static void give_continuations(struct gw_flows *flows, unsigned slot, uint32_t first, unsigned number);
 static void give(struct gw_flows *flows, unsigned slot, uint32_t index);
 
-/* ---- Made -----------------------------------------------------------------------------------------------------------*/
-
-uint32_t gw_flows_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (uint32_t)now.tv_sec + 1;
-}
+/* ---- Made --------------------------------------------------------------------------------------------------------*/
 
 struct gw_flows *gw_flows_new(uint32_t max, uint32_t slots)
 {
@@ -121,7 +112,7 @@ static size_t to_page(size_t bytes)
 	return (bytes + 4095) & ~(size_t)4095;
 }
 
-/* ---- A packet's key -------------------------------------------------------------------------------------------------*/
+/* ---- A packet's key ----------------------------------------------------------------------------------------------*/
 
 void gw_flow_hash(const struct gw_flows *flows, struct gw_flow_key *key)
 {
@@ -147,7 +138,7 @@ void gw_flows_prefetch_entry(const struct gw_flows *flows, const struct gw_flow_
 	__builtin_prefetch(&entry->word[GW_ENTRY_HEADER]);
 }
 
-/* ---- Learned --------------------------------------------------------------------------------------------------------*/
+/* ---- Learned -----------------------------------------------------------------------------------------------------*/
 
 unsigned gw_flows_learn(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
                         uint32_t now)
@@ -218,7 +209,8 @@ static uint32_t take_flow(struct gw_flows *flows, unsigned slot, unsigned header
 			give(flows, slot, index);
 			return 0;
 		}
-		atomic_store_explicit(&gw_flow_entry_at(&flows->pool, next)->next, *continuation, memory_order_release);
+		atomic_store_explicit(&gw_flow_entry_at(&flows->pool, next)->next, *continuation,
+		                      memory_order_release);
 		*continuation = next;
 	}
 	return index;
@@ -294,7 +286,7 @@ static void count(struct gw_flows *flows, uint64_t key_word, uint64_t change)
 		atomic_fetch_add_explicit(&slot->flows[GW_KEY_FAMILY(key_word) == 6], change, memory_order_relaxed);
 }
 
-/* ---- Found ----------------------------------------------------------------------------------------------------------*/
+/* ---- Found -------------------------------------------------------------------------------------------------------*/
 
 bool gw_flows_find(struct gw_flows *flows, const struct gw_flow_key *key, struct gw_flow_path *path, uint32_t now)
 {
@@ -317,7 +309,7 @@ bool gw_flows_find(struct gw_flows *flows, const struct gw_flow_key *key, struct
 	}
 }
 
-/* ---- Removed --------------------------------------------------------------------------------------------------------*/
+/* ---- Removed -----------------------------------------------------------------------------------------------------*/
 
 uint64_t gw_flows_expire(struct gw_flows *flows, uint32_t now, uint32_t idle_s)
 {
@@ -400,8 +392,9 @@ static void unlink_entry(struct gw_flows *flows, _Atomic uint32_t *link, enum le
 	atomic_store_explicit(&entry->seen, 0, memory_order_relaxed);
 	count(flows, key_word, (uint64_t)-1);
 	if (GW_KEY_KIND(key_word) != GW_KEY_FRAGMENT && (why == EVICTED || why == TIMED_OUT))
-		atomic_fetch_add_explicit(&(why == EVICTED ? slot->evicted : slot->timed_out)[GW_KEY_FAMILY(key_word) == 6],
-		                          1, memory_order_relaxed);
+		atomic_fetch_add_explicit(
+			&(why == EVICTED ? slot->evicted : slot->timed_out)[GW_KEY_FAMILY(key_word) == 6], 1,
+			memory_order_relaxed);
 }
 
 /* Gives back an unlinked entry and its continuations. */
@@ -411,7 +404,8 @@ static void give_flow(struct gw_flows *flows, uint32_t index)
 	const unsigned slot = GW_KEY_SLOT(gw_entry_key_word(entry));
 	const uint64_t rest = gw_entry_get(&entry->word[GW_ENTRY_REST]);
 
-	give_continuations(flows, slot, gw_entry_continuation(rest), gw_header_continuations(gw_entry_header_len(rest)));
+	give_continuations(flows, slot, gw_entry_continuation(rest),
+	                   gw_header_continuations(gw_entry_header_len(rest)));
 	give(flows, slot, index);
 }
 
@@ -429,7 +423,7 @@ static void give(struct gw_flows *flows, unsigned slot, uint32_t index)
 	gw_flow_pool_give(&flows->pool, index);
 }
 
-/* ---- Counted --------------------------------------------------------------------------------------------------------*/
+/* ---- Counted -----------------------------------------------------------------------------------------------------*/
 
 uint64_t gw_flows_count(const struct gw_flows *flows, unsigned slot, unsigned family)
 {
@@ -438,12 +432,14 @@ uint64_t gw_flows_count(const struct gw_flows *flows, unsigned slot, unsigned fa
 
 uint64_t gw_flows_timed_out(const struct gw_flows *flows, unsigned slot, unsigned family)
 {
-	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->timed_out[family == 6], memory_order_relaxed);
+	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->timed_out[family == 6],
+	                            memory_order_relaxed);
 }
 
 uint64_t gw_flows_evicted(const struct gw_flows *flows, unsigned slot, unsigned family)
 {
-	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->evicted[family == 6], memory_order_relaxed);
+	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->evicted[family == 6],
+	                            memory_order_relaxed);
 }
 
 uint64_t gw_flows_entries(const struct gw_flows *flows)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
  * flow.h - the flow table: from the key of an inner packet to the way its flow goes back to the load balancer.
+ *
+ * `now` is gw_now_s() of clock.h.
  */
 #ifndef GW_FLOW_H
 #define GW_FLOW_H
@@ -12,9 +14,6 @@
 #include "flow_key.h"
 
 struct gw_flows;
-
-/* Seconds on the clock of the flow table (CLOCK_MONOTONIC_COARSE); never 0. */
-uint32_t gw_flows_now(void);
 
 /* A table of at most max entries for keys whose slot is below slots.  NULL with errno. */
 struct gw_flows *gw_flows_new(uint32_t max, uint32_t slots);

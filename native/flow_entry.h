@@ -69,7 +69,8 @@ static inline unsigned gw_header_continuations(unsigned header_len)
 {
 	unsigned words = gw_header_words(header_len);
 
-	return words <= GW_ENTRY_HEADER_WORDS ? 0 : (words - GW_ENTRY_HEADER_WORDS + GW_ENTRY_WORDS - 1) / GW_ENTRY_WORDS;
+	return words <= GW_ENTRY_HEADER_WORDS ? 0
+	                                      : (words - GW_ENTRY_HEADER_WORDS + GW_ENTRY_WORDS - 1) / GW_ENTRY_WORDS;
 }
 
 static inline uint64_t gw_entry_pack_addresses(const struct gw_flow_path *path)

@@ -27,7 +27,8 @@ struct hunt {
 
 static struct hunt hunt_for(const struct gw_flow_shares *shares, uint32_t max, unsigned slot);
 static uint32_t sample(const struct gw_flow_pool *pool, uint32_t number);
-static void judge(const struct gw_flow_shares *shares, const struct gw_flow_pool *pool, struct hunt *hunt, uint32_t index);
+static void judge(const struct gw_flow_shares *shares, const struct gw_flow_pool *pool, struct hunt *hunt,
+                  uint32_t index);
 static enum rank rank_of(const struct gw_flow_shares *shares, const struct hunt *hunt, unsigned slot);
 
 struct gw_flow_victim gw_flow_victim(struct gw_flow_shares *shares, const struct gw_flow_pool *pool, unsigned slot)
@@ -53,7 +54,9 @@ static struct hunt hunt_for(const struct gw_flow_shares *shares, uint32_t max, u
 	uint32_t share = max / (holders ? holders : 1);
 	bool own_first = held >= share;
 
-	return (struct hunt){ .slot = slot, .own_first = own_first, .rich = own_first ? held : share + 1, .rank = NOBODY };
+	return (struct hunt){
+		.slot = slot, .own_first = own_first, .rich = own_first ? held : share + 1, .rank = NOBODY
+	};
 }
 
 /* The pool was filled in the order of time, so neighbours are of one age: the samples are spread over all of it, by
@@ -63,7 +66,8 @@ static uint32_t sample(const struct gw_flow_pool *pool, uint32_t number)
 	return 1 + (uint32_t)((uint64_t)(number * 0x9e3779b1u) * pool->max >> 32);
 }
 
-static void judge(const struct gw_flow_shares *shares, const struct gw_flow_pool *pool, struct hunt *hunt, uint32_t index)
+static void judge(const struct gw_flow_shares *shares, const struct gw_flow_pool *pool, struct hunt *hunt,
+                  uint32_t index)
 {
 	const struct gw_flow_entry *entry = gw_flow_entry_at(pool, index);
 	uint32_t seen = atomic_load_explicit(&entry->seen, memory_order_relaxed);

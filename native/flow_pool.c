@@ -27,10 +27,11 @@ static uint32_t take_freed(struct gw_flow_pool *pool)
 	uint64_t head = atomic_load_explicit(&pool->free, memory_order_acquire);
 
 	while ((uint32_t)head != 0) {
-		uint32_t below = atomic_load_explicit(&gw_flow_entry_at(pool, (uint32_t)head)->next, memory_order_acquire);
+		uint32_t below = atomic_load_explicit(&gw_flow_entry_at(pool, (uint32_t)head)->next,
+		                                      memory_order_acquire);
 
-		if (atomic_compare_exchange_weak_explicit(&pool->free, &head, head_after(head, below), memory_order_acquire,
-		                                          memory_order_acquire))
+		if (atomic_compare_exchange_weak_explicit(&pool->free, &head, head_after(head, below),
+		                                          memory_order_acquire, memory_order_acquire))
 			break;
 	}
 	return (uint32_t)head;
@@ -59,6 +60,6 @@ void gw_flow_pool_give(struct gw_flow_pool *pool, uint32_t index)
 
 	do
 		atomic_store_explicit(&gw_flow_entry_at(pool, index)->next, (uint32_t)head, memory_order_release);
-	while (!atomic_compare_exchange_weak_explicit(&pool->free, &head, head_after(head, index), memory_order_release,
-	                                              memory_order_relaxed));
+	while (!atomic_compare_exchange_weak_explicit(&pool->free, &head, head_after(head, index),
+	                                              memory_order_release, memory_order_relaxed));
 }

@@ -17,7 +17,7 @@
 
 struct gw_flow_entry {
 	_Atomic uint32_t next; /* in its chain, in the free stack, or the next continuation */
-	_Atomic uint32_t seen; /* gw_flows_now() of its last packet; 0: not a flow */
+	_Atomic uint32_t seen; /* gw_now_s() of its last packet; 0: not a flow */
 	_Atomic uint64_t word[GW_ENTRY_WORDS];
 };
 _Static_assert(sizeof(struct gw_flow_entry) == 128, "two cache lines");

@@ -102,14 +102,14 @@ enum gw_counter {
 #define GW_COUNTER_ENUM(name, text) GW_##name,
 	GW_COUNTER_LIST(GW_COUNTER_ENUM)
 #undef GW_COUNTER_ENUM
-	GW_COUNTERS
+		GW_COUNTERS
 };
 
 /* The name and the text of a counter; NULL from GW_COUNTERS on. */
 GW_EXPORT const char *gw_counter_name(unsigned counter);
 GW_EXPORT const char *gw_counter_text(unsigned counter);
 
-/* ---- The handler --------------------------------------------------------------------------------------------------*/
+/* ---- The handler -------------------------------------------------------------------------------------------------*/
 
 enum gw_status {
 	GW_STOPPED = 1, /* asked to stop, and done */
@@ -182,7 +182,7 @@ GW_EXPORT void gw_sources_retire(struct gw_handler *handler, struct gw_sources *
 /* Only these ENI IDs, ascending, may have endpoints.  To be called once at most, before any receiver runs.  0 or -errno. */
 GW_EXPORT int gw_endpoints_allow(struct gw_handler *handler, const uint64_t *eni, unsigned enis);
 
-/* ---- Receivers: the U threads -------------------------------------------------------------------------------------*/
+/* ---- Receivers: the U threads ------------------------------------------------------------------------------------*/
 
 GW_EXPORT const uint64_t *gw_receiver_counters(const struct gw_handler *handler, unsigned receiver);
 
@@ -192,7 +192,7 @@ GW_EXPORT const uint64_t *gw_receiver_counters(const struct gw_handler *handler,
  */
 GW_EXPORT int gw_receiver_run(struct gw_handler *handler, unsigned receiver, int fd);
 
-/* ---- Endpoints ----------------------------------------------------------------------------------------------------*/
+/* ---- Endpoints ---------------------------------------------------------------------------------------------------*/
 
 enum gw_side { GW_GWI = 0, GW_GWO = 1 };
 
@@ -240,7 +240,7 @@ GW_EXPORT uint64_t gw_endpoint_flows(const struct gw_endpoint *endpoint, unsigne
 GW_EXPORT uint64_t gw_endpoint_flows_timed_out(const struct gw_endpoint *endpoint, unsigned family);
 GW_EXPORT uint64_t gw_endpoint_flows_evicted(const struct gw_endpoint *endpoint, unsigned family);
 
-/* ---- Tunnel threads -----------------------------------------------------------------------------------------------*/
+/* ---- Tunnel threads ----------------------------------------------------------------------------------------------*/
 
 /* The eventfd that becomes readable when a T thread that does not run is needed; the endpoint's own. */
 GW_EXPORT int gw_tunnel_bell(const struct gw_endpoint *endpoint, unsigned side, unsigned thread);
@@ -257,7 +257,7 @@ GW_EXPORT const uint64_t *gw_tunnel_counters(const struct gw_endpoint *endpoint,
  */
 GW_EXPORT int gw_tunnel_run(struct gw_endpoint *endpoint, unsigned side, unsigned thread, int fd);
 
-/* ---- Trace: what the packet-level log sections are made of --------------------------------------------------------*/
+/* ---- Trace: what the packet-level log sections are made of -------------------------------------------------------*/
 
 #define GW_TRACE_DATA 2048
 

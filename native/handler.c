@@ -1,51 +1,85 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * handler.c - the handler and its endpoints: made, published, unpublished and freed by control threads.
+ * handler.c - the whole: made, asked and told by control threads, and freed.
  *
- * Theory of operation: handler.h tells how U threads read the table of endpoints while it changes.  Nothing here is on
- * the path of a packet but gw_endpoint_find().
+ * Theory of operation: the handler makes what all threads share, then a receiver for each U thread, and fills in what
+ * endpoints must know of them.  Nothing here is on the path of a packet.
  */
 #include "handler.h"
-#include "relief.h"
-#include "source.h"
-#include "transmit.h"
-#include "ways.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
-#include <unistd.h>
+
+#include "clock.h"
+#include "flow.h"
+#include "source.h"
+
+static bool begin_shared(struct gw_shared *shared, unsigned max_flows, unsigned max_endpoints, int raw_fd);
+static void begin_outlets(struct gw_shared *shared, int raw_fd);
+static int64_t socket_budget(void);
+static bool make_receivers(struct gw_handler *handler);
+static void end_shared(struct gw_shared *shared);
 
 const char *gw_build_id(void)
 {
 	return GW_BUILD_ID;
 }
 
-const char *gw_counter_name(unsigned counter)
-{
-	static const char *const names[] = {
-#define COUNTER_NAME(name, text) #name,
-		GW_COUNTER_LIST(COUNTER_NAME)
-#undef COUNTER_NAME
-	};
+/* ---- Made --------------------------------------------------------------------------------------------------------*/
 
-	return counter < GW_COUNTERS ? names[counter] : NULL;
+struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, unsigned max_endpoints,
+                                  unsigned max_flows, unsigned idle_s, unsigned offloads, int raw_fd)
+{
+	struct gw_handler *handler;
+
+	if (!receivers || !tunnel_threads || !max_endpoints || max_endpoints > GW_SLOTS_MAX || !idle_s) {
+		errno = EINVAL;
+		return NULL;
+	}
+	handler = aligned_alloc(64, (sizeof(*handler) + 63) & ~(size_t)63);
+	if (!handler)
+		return NULL;
+	memset(handler, 0, sizeof(*handler));
+	handler->admission.bell = -1;
+	handler->idle_s = idle_s;
+	handler->shared.receivers = receivers;
+	handler->shared.tunnel_threads = tunnel_threads;
+	handler->shared.offloads = offloads;
+	if (!begin_shared(&handler->shared, max_flows, max_endpoints, raw_fd) ||
+	    !gw_endpoints_begin(&handler->endpoints, &handler->shared, max_endpoints) ||
+	    !gw_admission_begin(&handler->admission, handler->shared.waiting, receivers) || !make_receivers(handler)) {
+		gw_handler_free(handler);
+		return NULL;
+	}
+	return handler;
 }
 
-const char *gw_counter_text(unsigned counter)
+/* What is missing on failure is seen by end_shared(). */
+static bool begin_shared(struct gw_shared *shared, unsigned max_flows, unsigned max_endpoints, int raw_fd)
 {
-	static const char *const texts[] = {
-#define COUNTER_TEXT(name, text) text,
-		GW_COUNTER_LIST(COUNTER_TEXT)
-#undef COUNTER_TEXT
-	};
+	bool secret = getrandom(&shared->multiplier, sizeof(shared->multiplier), 0) == sizeof(shared->multiplier);
 
-	return counter < GW_COUNTERS ? texts[counter] : NULL;
+	shared->multiplier |= 1;
+	begin_outlets(shared, raw_fd);
+	shared->flows = gw_flows_new(max_flows, max_endpoints);
+	shared->gate = calloc(shared->receivers, sizeof(struct gw_gate *));
+	shared->waiting = calloc(shared->receivers, sizeof(struct gw_waiting *));
+	return secret && shared->flows && shared->gate && shared->waiting;
+}
+
+static void begin_outlets(struct gw_shared *shared, int raw_fd)
+{
+	struct gw_outlets *outlets = &shared->outlets;
+
+	outlets->offloads = shared->offloads;
+	outlets->multiplier = shared->multiplier;
+	outlets->raw_fd = raw_fd;
+	if (raw_fd >= 0)
+		gw_ways_prepare_raw(raw_fd);
+	atomic_init(&outlets->sockets_left, socket_budget());
 }
 
 /* Each connected socket may hold a port that nobody else on the host can have then: well over half of the 28,232 that
@@ -62,163 +96,36 @@ static int64_t socket_budget(void)
 	return (int64_t)limit.rlim_cur / 2;
 }
 
-/* ---- The handler --------------------------------------------------------------------------------------------------*/
-
-struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, unsigned max_endpoints,
-                                  unsigned max_flows, unsigned idle_s, unsigned offloads, int raw_fd)
+static bool make_receivers(struct gw_handler *handler)
 {
-	struct gw_handler *handler;
+	struct gw_shared *shared = &handler->shared;
 
-	if (!receivers || !tunnel_threads || !max_endpoints || max_endpoints > GW_SLOTS_MAX || !idle_s) {
-		errno = EINVAL;
-		return NULL;
+	handler->receiver = calloc(shared->receivers, sizeof(struct gw_receiver *));
+	if (!handler->receiver)
+		return false;
+	for (unsigned i = 0; i < shared->receivers; i++) {
+		struct gw_receiver *receiver = gw_receiver_new(shared, &handler->endpoints, &handler->admission, i);
+
+		if (!receiver)
+			return false;
+		handler->receiver[i] = receiver;
+		shared->gate[i] = gw_receiver_gate(receiver);
+		shared->waiting[i] = gw_receiver_waiting(receiver);
 	}
-	handler = aligned_alloc(64, (sizeof(*handler) + 63) & ~(size_t)63);
-	if (!handler)
-		return NULL;
-	memset(handler, 0, sizeof(*handler));
-	handler->receivers = receivers;
-	handler->tunnel_threads = tunnel_threads;
-	handler->max_endpoints = max_endpoints;
-	handler->idle_s = idle_s;
-	handler->offloads = offloads;
-	handler->raw_fd = raw_fd;
-	if (raw_fd >= 0)
-		gw_ways_prepare_raw(raw_fd);
-	handler->control_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	atomic_init(&handler->ring_bytes, UINT64_MAX);
-	atomic_init(&handler->sockets_left, socket_budget());
-	handler->flows = gw_flows_new(max_flows, max_endpoints);
-	handler->receiver = calloc(receivers, sizeof(struct gw_receiver *));
-	handler->slots_used = calloc((max_endpoints + 63) / 64, sizeof(uint64_t));
-	if (handler->control_bell < 0 || !handler->flows || !handler->receiver || !handler->slots_used ||
-	    getrandom(&handler->multiplier, sizeof(handler->multiplier), 0) != sizeof(handler->multiplier))
-		goto failed;
-	handler->multiplier |= 1;
-	for (unsigned i = 0; i < receivers; i++) {
-		handler->receiver[i] = gw_receiver_new(handler, i);
-		if (!handler->receiver[i])
-			goto failed;
-	}
-	return handler;
-failed:
-	gw_handler_free(handler);
-	return NULL;
-}
-
-void gw_handler_free(struct gw_handler *handler)
-{
-	int error = errno;
-
-	if (handler->receiver)
-		for (unsigned i = 0; i < handler->receivers; i++)
-			if (handler->receiver[i])
-				gw_receiver_free(handler->receiver[i]);
-	if (handler->flows)
-		gw_flows_free(handler->flows);
-	if (handler->control_bell >= 0)
-		close(handler->control_bell);
-	gw_trace_end(&handler->trace);
-	gw_sources_free(atomic_load(&handler->sources));
-	free(handler->allowed);
-	free(handler->receiver);
-	free(handler->slots_used);
-	free(handler);
-	errno = error;
+	return true;
 }
 
 void gw_handler_limit_rings(struct gw_handler *handler, uint64_t bytes)
 {
-	atomic_store(&handler->ring_bytes, bytes);
+	atomic_store(&handler->endpoints.ring_bytes, bytes);
 }
 
-void gw_handler_set_full(struct gw_handler *handler, int full)
+/* ---- Whom to receive from ----------------------------------------------------------------------------------------*/
+
+int gw_endpoints_allow(struct gw_handler *handler, const uint64_t *eni, unsigned enis)
 {
-	atomic_store(&handler->full, full != 0);
+	return gw_admission_allow(&handler->admission, eni, enis);
 }
-
-void gw_handler_call_control(struct gw_handler *handler)
-{
-	const uint64_t one = 1;
-
-	if (atomic_load(&handler->control_sleeps) && atomic_exchange(&handler->control_sleeps, false)) {
-		ssize_t written = write(handler->control_bell, &one, sizeof(one));
-
-		(void)written; /* EAGAIN: it rings already */
-	}
-}
-
-static unsigned hear(struct gw_handler *handler, uint64_t *eni, unsigned most)
-{
-	unsigned heard = 0;
-
-	for (unsigned i = 0; i < handler->receivers; i++) {
-		unsigned at = handler->listen_next + i;
-		struct gw_receiver *receiver = handler->receiver[at < handler->receivers ? at : at - handler->receivers];
-
-		while (heard < most && gw_receiver_hear(receiver, &eni[heard]))
-			heard++;
-	}
-	handler->listen_next = handler->listen_next + 1 < handler->receivers ? handler->listen_next + 1 : 0;
-	return heard;
-}
-
-unsigned gw_handler_listen(struct gw_handler *handler, uint64_t *eni, unsigned most, int timeout_ms)
-{
-	struct pollfd bell = { .fd = handler->control_bell, .events = POLLIN };
-	unsigned heard = hear(handler, eni, most);
-	uint64_t rung;
-
-	if (heard > 0)
-		return heard;
-	atomic_store(&handler->control_sleeps, true);
-	heard = hear(handler, eni, most);
-	if (heard == 0 && poll(&bell, 1, timeout_ms) > 0) {
-		ssize_t got = read(handler->control_bell, &rung, sizeof(rung));
-
-		(void)got;
-		heard = hear(handler, eni, most);
-	}
-	atomic_store(&handler->control_sleeps, false);
-	return heard;
-}
-
-void gw_handler_stop(struct gw_handler *handler)
-{
-	atomic_store(&handler->stop, true);
-}
-
-uint64_t gw_handler_expire(struct gw_handler *handler)
-{
-	return gw_flows_expire(handler->flows, gw_flows_now(), handler->idle_s);
-}
-
-uint64_t gw_handler_flow_entries(const struct gw_handler *handler)
-{
-	return gw_flows_entries(handler->flows);
-}
-
-const uint64_t *gw_receiver_counters(const struct gw_handler *handler, unsigned receiver)
-{
-	return (const uint64_t *)gw_receiver_count(handler->receiver[receiver])->value;
-}
-
-int gw_trace_set(struct gw_handler *handler, unsigned level)
-{
-	return gw_trace_enable(&handler->trace, level);
-}
-
-int gw_trace_read(struct gw_handler *handler, struct gw_trace_record *record)
-{
-	return gw_trace_take(&handler->trace, record);
-}
-
-uint64_t gw_trace_lost(const struct gw_handler *handler)
-{
-	return atomic_load_explicit(&handler->trace.lost, memory_order_relaxed);
-}
-
-/* ---- Whom to receive from ------------------------------------------------------------------------------------------*/
 
 int gw_sources_set(struct gw_handler *handler, const struct gw_source_range *range, unsigned ranges,
                    const uint32_t *interface, unsigned interfaces, int uplinks, struct gw_sources **old)
@@ -227,308 +134,101 @@ int gw_sources_set(struct gw_handler *handler, const struct gw_source_range *ran
 
 	if (!sources)
 		return -errno;
-	*old = atomic_exchange(&handler->sources, sources);
+	*old = atomic_exchange(&handler->shared.sources, sources);
 	return 0;
 }
 
 void gw_sources_retire(struct gw_handler *handler, struct gw_sources *old)
 {
-	for (unsigned i = 0; old && i < handler->receivers; i++)
-		gw_receiver_await_batch(handler->receiver[i]);
+	for (unsigned i = 0; old && i < handler->shared.receivers; i++)
+		gw_gate_await_epoch(handler->shared.gate[i]);
 	gw_sources_free(old);
 }
 
-int gw_endpoints_allow(struct gw_handler *handler, const uint64_t *eni, unsigned enis)
+/* ---- Receivers, and the endpoints of what they receive -----------------------------------------------------------*/
+
+int gw_receiver_run(struct gw_handler *handler, unsigned receiver, int fd)
 {
-	handler->allowed = calloc(enis ? enis : 1, sizeof(*eni));
-	if (!handler->allowed)
-		return -errno;
-	for (unsigned i = 0; i < enis; i++)
-		handler->allowed[i] = eni[i];
-	handler->allowed_count = enis;
-	return 0;
+	return gw_receiver_work(handler->receiver[receiver], fd);
 }
 
-static int compare_enis(const void *a, const void *b)
+const uint64_t *gw_receiver_counters(const struct gw_handler *handler, unsigned receiver)
 {
-	const uint64_t one = *(const uint64_t *)a, other = *(const uint64_t *)b;
-
-	return (one > other) - (one < other);
+	return (const uint64_t *)gw_receiver_counted(handler->receiver[receiver])->value;
 }
 
-bool gw_endpoint_allowed(const struct gw_handler *handler, uint64_t eni)
+unsigned gw_handler_listen(struct gw_handler *handler, uint64_t *eni, unsigned most, int timeout_ms)
 {
-	return !handler->allowed ||
-	       bsearch(&eni, handler->allowed, handler->allowed_count, sizeof(eni), compare_enis) != NULL;
+	return gw_admission_listen(&handler->admission, eni, most, timeout_ms);
 }
 
-/* ---- The table of endpoints ---------------------------------------------------------------------------------------*/
-
-/* Multiply and shift by an odd number that nobody knows, so that who invents ENI IDs cannot aim at one bucket. */
-static unsigned bucket_of(const struct gw_handler *handler, uint64_t eni)
+void gw_handler_set_full(struct gw_handler *handler, int full)
 {
-	return (unsigned)(eni * handler->multiplier >> 32 >> (32 - GW_ENDPOINT_BUCKETS_SHIFT));
-}
-
-struct gw_endpoint *gw_endpoint_find(const struct gw_handler *handler, uint64_t eni)
-{
-	struct gw_endpoint *endpoint = atomic_load(&handler->bucket[bucket_of(handler, eni)]);
-
-	while (endpoint && endpoint->eni != eni)
-		endpoint = atomic_load(&endpoint->next);
-	return endpoint;
-}
-
-void gw_endpoint_publish(struct gw_endpoint *endpoint)
-{
-	_Atomic(struct gw_endpoint *) *head = &endpoint->handler->bucket[bucket_of(endpoint->handler, endpoint->eni)];
-
-	if (endpoint->published)
-		return;
-	endpoint->published = true;
-	atomic_store(&endpoint->next, atomic_load(head));
-	atomic_store(head, endpoint);
-	/* Receivers put a packet into their waiting room, and then look at the number: one side sees the other. */
-	atomic_fetch_add(&endpoint->handler->publications, 1);
-	for (unsigned i = 0; i < endpoint->handler->receivers; i++)
-		gw_receiver_tell_published(endpoint->handler->receiver[i]);
-}
-
-void gw_endpoint_unpublish(struct gw_endpoint *endpoint)
-{
-	struct gw_handler *handler = endpoint->handler;
-	_Atomic(struct gw_endpoint *) *link = &handler->bucket[bucket_of(handler, endpoint->eni)];
-
-	if (!endpoint->published)
-		return;
-	endpoint->published = false;
-	while (atomic_load(link) != endpoint)
-		link = &atomic_load(link)->next;
-	atomic_store(link, atomic_load(&endpoint->next));
-	for (unsigned i = 0; i < handler->receivers; i++)
-		gw_receiver_quiesce(handler->receiver[i]);
-}
-
-/* ---- Endpoints ----------------------------------------------------------------------------------------------------*/
-
-static size_t ring_memory_size(const struct gw_handler *handler)
-{
-	return (size_t)handler->receivers * GW_RING_BYTES;
-}
-
-static int take_slot(struct gw_handler *handler)
-{
-	for (unsigned slot = 0; slot < handler->max_endpoints; slot++)
-		if (!(handler->slots_used[slot / 64] >> slot % 64 & 1)) {
-			handler->slots_used[slot / 64] |= 1ull << slot % 64;
-			atomic_fetch_add(&handler->endpoints, 1);
-			return (int)slot;
-		}
-	return -1;
-}
-
-static void give_slot(struct gw_handler *handler, unsigned slot)
-{
-	handler->slots_used[slot / 64] &= ~(1ull << slot % 64);
-	atomic_fetch_sub(&handler->endpoints, 1);
-}
-
-/* Memory and descriptors; what is missing on failure is seen by dismantle(). */
-static bool equip(struct gw_endpoint *endpoint)
-{
-	const struct gw_handler *handler = endpoint->handler;
-	size_t tunnels = handler->tunnel_threads * sizeof(struct gw_tunnel);
-	size_t rings = handler->receivers * sizeof(struct gw_ring);
-
-	endpoint->ring_memory = mmap(NULL, ring_memory_size(handler), PROT_READ | PROT_WRITE,
-	                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (endpoint->ring_memory == MAP_FAILED) {
-		endpoint->ring_memory = NULL;
-		return false;
-	}
-	endpoint->ring = aligned_alloc(64, rings);
-	if (!endpoint->ring)
-		return false;
-	memset(endpoint->ring, 0, rings);
-	for (unsigned i = 0; i < handler->receivers; i++)
-		endpoint->ring[i].bytes = endpoint->ring_memory + (size_t)i * GW_RING_BYTES;
-	for (unsigned side = GW_GWI; side <= GW_GWO; side++) {
-		endpoint->tunnel[side] = aligned_alloc(64, tunnels);
-		if (!endpoint->tunnel[side])
-			return false;
-		memset(endpoint->tunnel[side], 0, tunnels);
-		for (unsigned i = 0; i < handler->tunnel_threads; i++)
-			endpoint->tunnel[side][i].bell = -1;
-		for (unsigned i = 0; i < handler->tunnel_threads; i++) {
-			struct gw_tunnel *tunnel = &endpoint->tunnel[side][i];
-
-			tunnel->endpoint = endpoint;
-			tunnel->side = side;
-			tunnel->index = i;
-			tunnel->answers = true;
-			tunnel->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-			if (tunnel->bell < 0)
-				return false;
-		}
-	}
-	return true;
-}
-
-/* Memory, descriptors and slot of an endpoint that may lack any of them but the last. */
-static void dismantle(struct gw_endpoint *endpoint)
-{
-	struct gw_handler *handler = endpoint->handler;
-
-	for (unsigned side = GW_GWI; side <= GW_GWO; side++) {
-		for (unsigned i = 0; endpoint->tunnel[side] && i < handler->tunnel_threads; i++)
-			if (endpoint->tunnel[side][i].bell >= 0)
-				close(endpoint->tunnel[side][i].bell);
-		free(endpoint->tunnel[side]);
-	}
-	free(endpoint->ring);
-	if (endpoint->ring_memory)
-		munmap(endpoint->ring_memory, ring_memory_size(handler));
-	give_slot(handler, endpoint->slot);
-	free(endpoint);
+	atomic_store(&handler->admission.full, full != 0);
 }
 
 struct gw_endpoint *gw_endpoint_new(struct gw_handler *handler, uint64_t eni)
 {
-	struct gw_endpoint *endpoint;
-	int slot = take_slot(handler);
-
-	if (slot < 0) {
-		errno = ENOSPC;
-		return NULL;
-	}
-	endpoint = calloc(1, sizeof(*endpoint));
-	if (!endpoint) {
-		give_slot(handler, (unsigned)slot);
-		return NULL;
-	}
-	endpoint->handler = handler;
-	endpoint->eni = eni;
-	endpoint->slot = (unsigned)slot;
-	endpoint->made_ns = gw_now_ns();
-	if (!equip(endpoint)) {
-		int error = errno;
-
-		dismantle(endpoint);
-		errno = error;
-		return NULL;
-	}
-	gw_endpoint_publish(endpoint);
-	return endpoint;
+	return gw_endpoints_add(&handler->endpoints, eni);
 }
 
-void gw_endpoint_forget(struct gw_endpoint *endpoint)
+/* ---- Flows -------------------------------------------------------------------------------------------------------*/
+
+uint64_t gw_handler_flow_entries(const struct gw_handler *handler)
 {
-	gw_flows_forget(endpoint->handler->flows, endpoint->slot);
+	return gw_flows_entries(handler->shared.flows);
 }
 
-void gw_endpoint_free(struct gw_endpoint *endpoint)
+uint64_t gw_handler_expire(struct gw_handler *handler)
 {
-	dismantle(endpoint);
+	return gw_flows_expire(handler->shared.flows, gw_now_s(), handler->idle_s);
 }
 
-void gw_endpoint_stop(struct gw_endpoint *endpoint)
+/* ---- Trace -------------------------------------------------------------------------------------------------------*/
+
+int gw_trace_set(struct gw_handler *handler, unsigned level)
 {
-	atomic_store(&endpoint->stop, true);
-	for (unsigned side = GW_GWI; side <= GW_GWO; side++)
-		for (unsigned i = 0; i < endpoint->handler->tunnel_threads; i++)
-			gw_duty_recall(&endpoint->tunnel[side][i]);
+	return gw_trace_enable(&handler->shared.trace, level);
 }
 
-void gw_endpoint_open(struct gw_endpoint *endpoint)
+int gw_trace_read(struct gw_handler *handler, struct gw_trace_record *record)
 {
-	atomic_store(&endpoint->up, true);
-	for (unsigned side = GW_GWI; side <= GW_GWO; side++)
-		for (unsigned i = 0; i < endpoint->handler->tunnel_threads; i++)
-			gw_duty_vacate(&endpoint->tunnel[side][i]);
+	return gw_trace_take(&handler->shared.trace, record);
 }
 
-void gw_endpoint_close(struct gw_endpoint *endpoint)
+uint64_t gw_trace_lost(const struct gw_handler *handler)
 {
-	atomic_store(&endpoint->up, false);
-	atomic_store(&endpoint->stop, false);
+	return atomic_load_explicit(&handler->shared.trace.lost, memory_order_relaxed);
 }
 
-void gw_endpoint_age(struct gw_endpoint *endpoint)
+/* ---- Gone --------------------------------------------------------------------------------------------------------*/
+
+void gw_handler_stop(struct gw_handler *handler)
 {
-	const uint64_t then = gw_now_ns() - GW_TRANSMIT_IDLE_S * 1000000000ull;
-
-	for (unsigned side = GW_GWI; side <= GW_GWO; side++)
-		for (unsigned i = 0; i < endpoint->handler->tunnel_threads; i++) {
-			struct gw_tunnel *tunnel = &endpoint->tunnel[side][i];
-
-			if (atomic_load_explicit(&tunnel->sockets_open, memory_order_relaxed) &&
-			    gw_get(&tunnel->counters, GW_last_sent_ns) <= then)
-				gw_duty_recall(tunnel); /* it closes them before it sleeps again */
-		}
+	atomic_store(&handler->shared.stop, true);
 }
 
-uint64_t gw_endpoint_last_ns(const struct gw_endpoint *endpoint)
+void gw_handler_free(struct gw_handler *handler)
 {
-	uint64_t last = endpoint->made_ns;
+	int error = errno;
 
-	for (unsigned i = 0; i < endpoint->handler->receivers; i++) {
-		uint64_t at = atomic_load_explicit(&endpoint->ring[i].last_ns, memory_order_relaxed);
-
-		last = at > last ? at : last;
-	}
-	for (unsigned side = GW_GWI; side <= GW_GWO; side++)
-		for (unsigned i = 0; i < endpoint->handler->tunnel_threads; i++) {
-			uint64_t at = gw_get(&endpoint->tunnel[side][i].counters, GW_last_sent_ns);
-
-			last = at > last ? at : last;
-		}
-	return last;
+	for (unsigned i = 0; handler->receiver && i < handler->shared.receivers; i++)
+		if (handler->receiver[i])
+			gw_receiver_free(handler->receiver[i]);
+	free(handler->receiver);
+	gw_admission_end(&handler->admission);
+	gw_endpoints_end(&handler->endpoints);
+	end_shared(&handler->shared);
+	free(handler);
+	errno = error;
 }
 
-uint64_t gw_endpoint_ring_drops(const struct gw_endpoint *endpoint)
+static void end_shared(struct gw_shared *shared)
 {
-	uint64_t drops = 0;
-
-	for (unsigned i = 0; i < endpoint->handler->receivers; i++)
-		drops += atomic_load_explicit(&endpoint->ring[i].drops, memory_order_relaxed);
-	return drops;
-}
-
-uint64_t gw_endpoint_ring_bytes(const struct gw_endpoint *endpoint)
-{
-	uint64_t bytes = 0;
-
-	for (unsigned i = 0; i < endpoint->handler->receivers; i++)
-		bytes += gw_ring_waiting(&endpoint->ring[i]);
-	return bytes;
-}
-
-uint64_t gw_endpoint_flows(const struct gw_endpoint *endpoint, unsigned family)
-{
-	return gw_flows_count(endpoint->handler->flows, endpoint->slot, family);
-}
-
-uint64_t gw_endpoint_flows_timed_out(const struct gw_endpoint *endpoint, unsigned family)
-{
-	return gw_flows_timed_out(endpoint->handler->flows, endpoint->slot, family);
-}
-
-uint64_t gw_endpoint_flows_evicted(const struct gw_endpoint *endpoint, unsigned family)
-{
-	return gw_flows_evicted(endpoint->handler->flows, endpoint->slot, family);
-}
-
-int gw_tunnel_bell(const struct gw_endpoint *endpoint, unsigned side, unsigned thread)
-{
-	return endpoint->tunnel[side][thread].bell;
-}
-
-int gw_tunnel_has_frames(const struct gw_endpoint *endpoint, unsigned side, unsigned thread)
-{
-	return !gw_tunnel_rings_empty(&endpoint->tunnel[side][thread]);
-}
-
-const uint64_t *gw_tunnel_counters(const struct gw_endpoint *endpoint, unsigned side, unsigned thread)
-{
-	return (const uint64_t *)endpoint->tunnel[side][thread].counters.value;
+	if (shared->flows)
+		gw_flows_free(shared->flows);
+	gw_trace_end(&shared->trace);
+	gw_sources_free(atomic_load(&shared->sources));
+	free(shared->gate);
+	free(shared->waiting);
 }

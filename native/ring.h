@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * ring.h - frames on their way from one U thread to one T thread.
+ * ring.h - records on their way from one U thread to one T thread.
  *
  * Theory of operation: a ring of bytes with a single producer and a single consumer, in memory that the endpoint owns.
- * A frame is a record of 16 bytes and then what is written to the TUN device: a vnet header and a packet, contiguous.
+ * A record is a header of 16 bytes and then a frame, what one write to the TUN device carries: a vnet header and a packet.
  *
- * The producer reserves room, fills it, commits, and publishes once per batch; what was committed is invisible until
- * then.  The consumer peeks at the oldest frame and releases it when done with it.  Each side stores only its own
+ * The producer reserves room, fills it, commits, and publishes now and then; what was committed is invisible until
+ * then.  The consumer peeks at the oldest record and releases it when done with it.  Each side stores only its own
  * position and keeps a copy of the other's.
  *
- * A position is an epoch and a count of bytes within it.  When the producer finds everything consumed it starts a new
- * epoch at the ring's first byte: a quiet ring uses the same few cache lines, and pages, over and over.  The consumer
- * follows when it sees the new epoch; since it had consumed all of the last one, nothing is skipped.
+ * A position is a generation and a count of bytes within it.  When the producer finds everything consumed it starts a new
+ * generation at the ring's first byte: a quiet ring uses the same few cache lines, and pages, over and over.  The consumer
+ * follows when it sees the new generation; since it had consumed all of the last one, nothing is skipped.
  */
 #ifndef GW_RING_H
 #define GW_RING_H
@@ -27,15 +27,15 @@
  */
 #define GW_RING_BYTES (4u << 20)
 
-/* A frame takes this much beside its bytes, and starts at a multiple of it. */
+/* A record takes this much beside its bytes, and starts at a multiple of it. */
 #define GW_RING_ALIGN 16u
 
-struct gw_frame {
-	uint32_t len;     /* bytes that follow; GW_RING_WRAP: the next frame is at the ring's first byte */
+struct gw_ring_record {
+	uint32_t len;     /* bytes that follow; GW_RING_WRAP: the next record is at the ring's first byte */
 	uint32_t packets; /* inner packets merged in it */
 	uint64_t bytes;   /* of those, as they were before merging */
 };
-_Static_assert(sizeof(struct gw_frame) == GW_RING_ALIGN, "frames are aligned");
+_Static_assert(sizeof(struct gw_ring_record) == GW_RING_ALIGN, "records are aligned");
 
 #define GW_RING_WRAP UINT32_MAX
 
@@ -44,9 +44,9 @@ struct gw_ring {
 	_Alignas(64) _Atomic uint64_t head; /* published */
 	uint64_t filled;                    /* committed */
 	uint64_t known_tail;
-	_Atomic uint64_t drops;             /* packets, counted by the caller */
-	_Atomic uint64_t last_ns;           /* when it last published */
-	uint32_t touched;                   /* the caller's: its place in a list of rings to publish */
+	_Atomic uint64_t drops;   /* packets, counted by the caller */
+	_Atomic uint64_t last_ns; /* when it last published */
+	uint32_t touched;         /* the caller's: its place in a list of rings to publish */
 	/* The consumer's. */
 	_Alignas(64) _Atomic uint64_t tail;
 	uint64_t known_head;
@@ -54,28 +54,28 @@ struct gw_ring {
 	_Alignas(64) uint8_t *bytes;
 };
 
-#define GW_RING_EPOCH_SHIFT 56
+#define GW_RING_GENERATION_SHIFT 56
 
 static inline uint64_t gw_ring_count(uint64_t position)
 {
-	return position & ((1ull << GW_RING_EPOCH_SHIFT) - 1);
+	return position & ((1ull << GW_RING_GENERATION_SHIFT) - 1);
 }
 
-static inline uint64_t gw_ring_epoch(uint64_t position)
+static inline uint64_t gw_ring_generation(uint64_t position)
 {
-	return position >> GW_RING_EPOCH_SHIFT;
+	return position >> GW_RING_GENERATION_SHIFT;
 }
 
 static inline uint64_t gw_ring_used(uint64_t head, uint64_t tail)
 {
-	uint64_t start = gw_ring_epoch(head) == gw_ring_epoch(tail) ? gw_ring_count(tail) : 0;
+	uint64_t start = gw_ring_generation(head) == gw_ring_generation(tail) ? gw_ring_count(tail) : 0;
 
 	return gw_ring_count(head) - start;
 }
 
-static inline struct gw_frame *gw_ring_at(const struct gw_ring *ring, uint64_t position)
+static inline struct gw_ring_record *gw_ring_at(const struct gw_ring *ring, uint64_t position)
 {
-	return (struct gw_frame *)(void *)(ring->bytes + (gw_ring_count(position) & (GW_RING_BYTES - 1)));
+	return (struct gw_ring_record *)(void *)(ring->bytes + (gw_ring_count(position) & (GW_RING_BYTES - 1)));
 }
 
 /* Producer: bytes in use, of those committed. */
@@ -90,25 +90,25 @@ static inline uint64_t gw_ring_unpublished(const struct gw_ring *ring)
 	return gw_ring_used(ring->filled, atomic_load_explicit(&ring->head, memory_order_relaxed));
 }
 
-/* Producer: room for a frame of at most len bytes, to be filled behind the record returned; NULL when the ring is full. */
-struct gw_frame *gw_ring_reserve(struct gw_ring *ring, size_t len);
+/* Producer: room for a record of at most len bytes, to be filled behind the header returned; NULL when the ring is full. */
+struct gw_ring_record *gw_ring_reserve(struct gw_ring *ring, size_t len);
 
-/* Producer: the frame reserved last is len bytes long (no more than was reserved); its packets and bytes are set. */
-void gw_ring_commit(struct gw_ring *ring, struct gw_frame *frame, size_t len);
+/* Producer: the record reserved last is len bytes long (no more than was reserved); its packets and bytes are set. */
+void gw_ring_commit(struct gw_ring *ring, struct gw_ring_record *record, size_t len);
 
 /* Producer: lets the consumer see what was committed. */
 void gw_ring_publish(struct gw_ring *ring, uint64_t now_ns);
 
-/* Consumer: the oldest frame, or NULL. */
-const struct gw_frame *gw_ring_peek(struct gw_ring *ring);
+/* Consumer: the oldest record, or NULL. */
+const struct gw_ring_record *gw_ring_peek(struct gw_ring *ring);
 
-/* Consumer: done with the frame that peek gave. */
-void gw_ring_release(struct gw_ring *ring, const struct gw_frame *frame);
+/* Consumer: done with the record that peek gave. */
+void gw_ring_release(struct gw_ring *ring, const struct gw_ring_record *record);
 
 /* Anyone: bytes in use, of those published. */
 static inline uint64_t gw_ring_waiting(const struct gw_ring *ring)
 {
-	/* In this order: who is neither side could see a tail beyond the head otherwise. */
+	/* In this order, or a thread that is neither side could see a tail beyond the head. */
 	uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
 	uint64_t head = atomic_load_explicit(&ring->head, memory_order_seq_cst);
 

@@ -23,18 +23,10 @@ struct gw_sources {
 	struct gw_source_range range[];
 };
 
-static bool valid(const struct gw_source_range *range, unsigned ranges, const uint32_t *interface, unsigned interfaces)
-{
-	if (ranges == 0 || range[0].first != 0)
-		return false;
-	for (unsigned i = 0; i < ranges; i++)
-		if (range[i].verdict >= GW_COUNTERS || (i > 0 && range[i].first <= range[i - 1].first))
-			return false;
-	for (unsigned i = 1; i < interfaces; i++)
-		if (interface[i] <= interface[i - 1])
-			return false;
-	return true;
-}
+static bool valid(const struct gw_source_range *range, unsigned ranges, const uint32_t *interface,
+                  unsigned interfaces);
+static bool listed(const struct gw_sources *sources, uint32_t interface);
+static unsigned verdict_on(const struct gw_sources *sources, uint32_t address);
 
 struct gw_sources *gw_sources_new(const struct gw_source_range *range, unsigned ranges, const uint32_t *interface,
                                   unsigned interfaces, int uplinks)
@@ -58,9 +50,31 @@ struct gw_sources *gw_sources_new(const struct gw_source_range *range, unsigned 
 	return sources;
 }
 
-void gw_sources_free(struct gw_sources *sources)
+static bool valid(const struct gw_source_range *range, unsigned ranges, const uint32_t *interface, unsigned interfaces)
 {
-	free(sources);
+	if (ranges == 0 || range[0].first != 0)
+		return false;
+	for (unsigned i = 0; i < ranges; i++)
+		if (range[i].verdict >= GW_COUNTERS || (i > 0 && range[i].first <= range[i - 1].first))
+			return false;
+	for (unsigned i = 1; i < interfaces; i++)
+		if (interface[i] <= interface[i - 1])
+			return false;
+	return true;
+}
+
+unsigned gw_sources_judge(const struct gw_sources *sources, const struct gw_source *source)
+{
+	if (!sources)
+		return 0;
+	if (source->interface == LOOPBACK_INTERFACE)
+		return GW_drop_source_loopback;
+	if (listed(sources, source->interface) != sources->uplinks)
+		return GW_drop_interface;
+	/* The kernel names an address to answer from that differs if the datagram went to a group or to all. */
+	if (source->destination != source->own_address || ntohl(source->destination) >> 24 == LOOPBACK_NETWORK)
+		return GW_drop_destination;
+	return verdict_on(sources, ntohl(source->address));
 }
 
 static bool listed(const struct gw_sources *sources, uint32_t interface)
@@ -96,16 +110,7 @@ static unsigned verdict_on(const struct gw_sources *sources, uint32_t address)
 	return sources->range[low].verdict;
 }
 
-unsigned gw_sources_judge(const struct gw_sources *sources, const struct gw_source *source)
+void gw_sources_free(struct gw_sources *sources)
 {
-	if (!sources)
-		return 0;
-	if (source->interface == LOOPBACK_INTERFACE)
-		return GW_drop_source_loopback;
-	if (listed(sources, source->interface) != sources->uplinks)
-		return GW_drop_interface;
-	/* The kernel names an address to answer from that differs if the datagram went to a group or to all. */
-	if (source->destination != source->own_address || ntohl(source->destination) >> 24 == LOOPBACK_NETWORK)
-		return GW_drop_destination;
-	return verdict_on(sources, ntohl(source->address));
+	free(sources);
 }

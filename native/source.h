@@ -11,7 +11,7 @@
  *
  * A U thread takes the newest table at the beginning of each batch (gw_judge_begin), after recvmmsg returned: so an
  * interface that is in the table before it goes up has no datagram in a batch that is judged by an older one.  It holds the
- * table while its `batch` is odd (handler.h), and the old table may be freed when all receivers have passed a batch boundary.
+ * table while it is inside its gate (gate.h), and the old table may be freed when all receivers have been outside.
  */
 #ifndef GW_SOURCE_H
 #define GW_SOURCE_H
@@ -25,8 +25,9 @@
 struct gw_source {
 	uint32_t address;
 	uint32_t destination; /* as the outer header has it */
-	uint32_t own_address; /* that the kernel would answer from: the destination, unless that is not this host alone */
-	uint32_t interface;   /* index of the one it came in by; 0: not known */
+	uint32_t
+		own_address; /* that the kernel would answer from: the destination, unless that is not this host alone */
+	uint32_t interface; /* index of the one it came in by; 0: not known */
 };
 
 /* NULL with errno.  The arguments are those of gw_sources_set(). */

@@ -38,12 +38,18 @@ int gw_trace_enable(struct gw_trace *trace, unsigned level)
 	return 0;
 }
 
-void gw_trace_end(struct gw_trace *trace)
+void gw_trace_write_in(struct gw_trace *trace, const struct gw_origin *origin, const uint8_t *data, uint32_t len,
+                       uint64_t eni, unsigned reason)
 {
-	struct gw_trace_cell *cells = atomic_load_explicit(&trace->cells, memory_order_relaxed);
+	const struct gw_trace_record record = { .eni = eni,
+		                                .event = GW_TRACE_IN,
+		                                .counter = reason,
+		                                .gwlb_address = origin->gwlb_address,
+		                                .gwlb_port = origin->gwlb_port,
+		                                .own_address = origin->own_address,
+		                                .length = len };
 
-	if (cells)
-		munmap(cells, CELLS * sizeof(*cells));
+	gw_trace_write(trace, &record, data);
 }
 
 void gw_trace_write(struct gw_trace *trace, const struct gw_trace_record *record, const void *data)
@@ -51,7 +57,7 @@ void gw_trace_write(struct gw_trace *trace, const struct gw_trace_record *record
 	struct gw_trace_cell *cells = atomic_load_explicit(&trace->cells, memory_order_acquire);
 	uint64_t tail = atomic_load_explicit(&trace->tail, memory_order_relaxed);
 	uint32_t limit = atomic_load_explicit(&trace->level, memory_order_relaxed) == GW_TRACE_DUMP ? GW_TRACE_DATA
-	                                                                                           : HEADERS_ONLY;
+	                                                                                            : HEADERS_ONLY;
 	struct gw_trace_cell *cell;
 	struct timespec now;
 
@@ -96,4 +102,12 @@ bool gw_trace_take(struct gw_trace *trace, struct gw_trace_record *record)
 	atomic_store_explicit(&cell->ticket, trace->head + CELLS, memory_order_release);
 	trace->head++;
 	return true;
+}
+
+void gw_trace_end(struct gw_trace *trace)
+{
+	struct gw_trace_cell *cells = atomic_load_explicit(&trace->cells, memory_order_relaxed);
+
+	if (cells)
+		munmap(cells, CELLS * sizeof(*cells));
 }

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 
 #include "gwlbtun.h"
+#include "origin.h"
 
 struct gw_trace_cell;
 
@@ -31,6 +32,11 @@ static inline bool gw_tracing(const struct gw_trace *trace)
 
 /* Queues a copy of *record, whose packet is in data (record->length bytes); data, captured, time and thread are set here. */
 void gw_trace_write(struct gw_trace *trace, const struct gw_trace_record *record, const void *data);
+
+/* The same for a packet from the load balancer: data holds len bytes of UDP payload.  eni: 0 where it is not known; reason: as
+ * record->counter. */
+void gw_trace_write_in(struct gw_trace *trace, const struct gw_origin *origin, const uint8_t *data, uint32_t len,
+                       uint64_t eni, unsigned reason);
 
 /* 0 or -errno. */
 int gw_trace_enable(struct gw_trace *trace, unsigned level);

@@ -28,6 +28,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "clock.h"
 #include "ways.h"
 
 #ifndef UDP_SEGMENT
@@ -37,7 +38,7 @@
 #define OUTER_TTL 64
 #define RAW_HEADER (sizeof(struct iphdr) + sizeof(struct udphdr))
 
-#define DATAGRAMS 1024u          /* queued at most before a flush */
+#define DATAGRAMS 1024u /* queued at most before a flush */
 #define SCRATCH_BYTES (512u << 10)
 /* UDP_MAX_SEGMENTS before Linux 6.9, and the most payload that fits an IPv4 datagram. */
 #define SEGMENTS_MAX 64u
@@ -64,11 +65,11 @@ struct message {
 };
 
 struct gw_transmit {
-	struct gw_handler *handler;
+	struct gw_outlets *outlets;
 	struct gw_counters *counters;
-	bool segment; /* UDP_SEGMENT works, as far as is known */
-	bool waited;  /* in this flush, for room */
-	bool sent;    /* something, in this flush */
+	bool segment;        /* UDP_SEGMENT works, as far as is known */
+	bool waited;         /* in this flush, for room */
+	bool sent;           /* something, in this flush */
 	struct gw_way *last; /* found last, and not RAW; or NULL */
 	uint32_t now_s;
 	unsigned datagrams;
@@ -88,7 +89,21 @@ struct gw_transmit {
 	uint8_t scratch[SCRATCH_BYTES];
 };
 
-struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counters *counters)
+static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *path, size_t copied,
+                      const uint8_t *payload, size_t payload_len);
+static unsigned make_messages(struct gw_transmit *transmit, const struct gw_way *way);
+static size_t add_pieces(struct iovec *iov, size_t pieces, const struct datagram *datagram);
+static void prepend_raw_header(struct datagram *datagram);
+static void set_control(struct gw_transmit *transmit, const struct gw_way *way, unsigned index, uint32_t segment);
+static void send_messages(struct gw_transmit *transmit, const struct gw_way *way, unsigned messages);
+static bool is_of_earlier(int error);
+static void send_apart(struct gw_transmit *transmit, const struct gw_way *way, unsigned index, int error, int flags);
+static void count_sent(struct gw_transmit *transmit, const struct message *message);
+static void drop(struct gw_transmit *transmit, int error, unsigned datagrams);
+static uint32_t datagram_size(const struct datagram *datagram);
+static uint32_t inner_size(const struct datagram *datagram);
+
+struct gw_transmit *gw_transmit_new(struct gw_outlets *outlets, struct gw_counters *counters)
 {
 	/* Mapped, so that a thread that sends little takes little memory. */
 	struct gw_transmit *transmit = mmap(NULL, sizeof(*transmit), PROT_READ | PROT_WRITE,
@@ -96,40 +111,148 @@ struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counte
 
 	if (transmit == MAP_FAILED)
 		return NULL;
-	transmit->handler = handler;
+	transmit->outlets = outlets;
 	transmit->counters = counters;
-	transmit->segment = handler->offloads & GW_OFFLOAD_UDP_GSO;
-	gw_ways_begin(&transmit->ways, handler, counters);
+	transmit->segment = outlets->offloads & GW_OFFLOAD_UDP_GSO;
+	gw_ways_begin(&transmit->ways, outlets, counters);
 	return transmit;
 }
 
-void gw_transmit_free(struct gw_transmit *transmit)
+/* ---- Queued ------------------------------------------------------------------------------------------------------*/
+
+uint8_t *gw_transmit_room(struct gw_transmit *transmit, const struct gw_flow_path *path, size_t len)
 {
-	gw_ways_end(&transmit->ways);
-	munmap(transmit, sizeof(*transmit));
+	return queue(transmit, path, len, NULL, 0);
 }
 
-bool gw_transmit_age(struct gw_transmit *transmit)
+void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *path, const uint8_t *header,
+                     size_t header_len, const uint8_t *payload, size_t payload_len)
 {
-	transmit->last = NULL;
-	return gw_ways_age(&transmit->ways, gw_flows_now());
+	uint8_t *place = queue(transmit, path, header_len, payload, payload_len);
+
+	if (place)
+		memcpy(place, header, header_len);
 }
 
-/* ---- Sending ------------------------------------------------------------------------------------------------------*/
-
-static void drop(struct gw_transmit *transmit, int error, unsigned datagrams)
+/* Where the copied bytes go, or NULL. */
+static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *path, size_t copied,
+                      const uint8_t *payload, size_t payload_len)
 {
-	gw_count(transmit->counters, error == EMSGSIZE ? GW_drop_too_big : GW_drop_send, datagrams);
+	struct gw_peer peer = { path->gwlb_address, path->own_address, path->gwlb_port };
+	struct datagram *datagram;
+	struct gw_way *way;
+	uint16_t index;
+
+	if (copied + payload_len + path->header_len > MESSAGE_BYTES_MAX) {
+		drop(transmit, EMSGSIZE, 1);
+		return NULL;
+	}
+	if (transmit->datagrams == DATAGRAMS ||
+	    transmit->scratch_used + RAW_HEADER + path->header_len + copied > SCRATCH_BYTES)
+		(void)gw_transmit_flush(transmit);
+	if (transmit->datagrams == 0)
+		transmit->now_s = gw_now_s();
+	/* Segments of one super-packet come in a row. */
+	if (transmit->last && gw_same_peer(&transmit->last->peer, &peer))
+		way = transmit->last;
+	else
+		way = gw_ways_find(&transmit->ways, &peer, transmit->now_s);
+	if (!way && transmit->outlets->raw_fd < 0) {
+		/* Each has something queued. */
+		(void)gw_transmit_flush(transmit);
+		way = gw_ways_find(&transmit->ways, &peer, transmit->now_s);
+	}
+	/* Nothing of this flow is queued elsewhere, for then its way would be known, and if it gets one later in the batch that
+	 * is flushed after this: order is kept. */
+	if (!way)
+		way = gw_ways_overflow(&transmit->ways);
+	/* Only there: elsewhere one begins where the other ends, so that those of a message can be one piece. */
+	if (way->kind == GW_WAY_RAW)
+		transmit->scratch_used += RAW_HEADER;
+	index = (uint16_t)transmit->datagrams++;
+	datagram = &transmit->datagram[index];
+	datagram->head = transmit->scratch + transmit->scratch_used;
+	datagram->head_len = (uint32_t)(path->header_len + copied);
+	datagram->geneve_len = path->header_len;
+	datagram->payload = payload;
+	datagram->payload_len = (uint32_t)payload_len;
+	datagram->peer = peer;
+	datagram->next = NONE;
+	memcpy(datagram->head, path->header, path->header_len);
+	transmit->scratch_used += datagram->head_len;
+	way->used_s = transmit->now_s;
+	if (way->first == NONE) {
+		transmit->active_way[transmit->active++] = (uint16_t)(way - transmit->ways.way);
+		way->first = index;
+	} else {
+		transmit->datagram[way->last].next = index;
+	}
+	way->last = index;
+	transmit->last = way->kind != GW_WAY_RAW ? way : NULL;
+	return datagram->head + path->header_len;
 }
 
-static uint32_t datagram_size(const struct datagram *datagram)
+/* ---- Sent --------------------------------------------------------------------------------------------------------*/
+
+bool gw_transmit_flush(struct gw_transmit *transmit)
 {
-	return datagram->head_len + datagram->payload_len;
+	bool room;
+
+	if (transmit->datagrams == 0)
+		return true;
+	for (unsigned i = 0; i < transmit->active; i++) {
+		struct gw_way *way = &transmit->ways.way[transmit->active_way[i]];
+
+		if (way->fd < 0)
+			for (uint16_t at = way->first; at != NONE; at = transmit->datagram[at].next)
+				drop(transmit, EBADF, 1);
+		else
+			send_messages(transmit, way, make_messages(transmit, way));
+		way->first = NONE;
+	}
+	if (transmit->sent)
+		gw_set(transmit->counters, GW_last_sent_ns, gw_now_ns());
+	room = !transmit->waited;
+	transmit->sent = transmit->waited = false;
+	transmit->active = transmit->datagrams = 0;
+	transmit->scratch_used = 0;
+	return room;
 }
 
-static uint32_t inner_size(const struct datagram *datagram)
+/* Writes the queue of a way as messages; returns how many. */
+static unsigned make_messages(struct gw_transmit *transmit, const struct gw_way *way)
 {
-	return datagram_size(datagram) - datagram->geneve_len;
+	struct iovec *iov = transmit->iov;
+	unsigned messages = 0;
+	uint16_t at = way->first;
+
+	while (at != NONE) {
+		struct message *message = &transmit->message[messages];
+		struct msghdr *header = &transmit->header[messages].msg_hdr;
+		uint32_t segment = datagram_size(&transmit->datagram[at]), bytes = 0, last;
+
+		header->msg_iov = iov;
+		header->msg_iovlen = 0;
+		message->first = at;
+		message->datagrams = 0;
+		do {
+			struct datagram *datagram = &transmit->datagram[at];
+
+			last = datagram_size(datagram);
+			bytes += last;
+			if (way->kind == GW_WAY_RAW)
+				prepend_raw_header(datagram);
+			header->msg_iovlen = add_pieces(iov, header->msg_iovlen, datagram);
+			message->datagrams++;
+			at = datagram->next;
+		} while (at != NONE && transmit->segment && way->kind != GW_WAY_RAW && last == segment &&
+		         datagram_size(&transmit->datagram[at]) <= segment && message->datagrams < SEGMENTS_MAX &&
+		         bytes + datagram_size(&transmit->datagram[at]) <= MESSAGE_BYTES_MAX);
+		iov += header->msg_iovlen;
+		set_control(transmit, way, messages, message->datagrams > 1 ? segment : 0);
+		messages++;
+	}
+	return messages;
 }
 
 /* Adds a datagram to the pieces of a message; how many there are then.  The kernel takes few large ones faster. */
@@ -144,6 +267,28 @@ static size_t add_pieces(struct iovec *iov, size_t pieces, const struct datagram
 	if (datagram->payload_len > 0)
 		iov[pieces++] = (struct iovec){ (void *)(uintptr_t)datagram->payload, datagram->payload_len };
 	return pieces;
+}
+
+/* The IP and UDP headers of a datagram that leaves by the raw socket.  The kernel fills in the total length and the
+ * header checksum (raw(7)); a UDP checksum of zero is right for Geneve over IPv4 (RFC 8926 section 3.3). */
+static void prepend_raw_header(struct datagram *datagram)
+{
+	struct iphdr ip = { .version = 4,
+		            .ihl = sizeof(ip) / 4,
+		            .frag_off = htons(0x4000),
+		            .ttl = OUTER_TTL,
+		            .protocol = IPPROTO_UDP,
+		            .saddr = datagram->peer.own_address,
+		            .daddr = datagram->peer.gwlb_address };
+	struct udphdr udp = { .uh_sport = htons(datagram->peer.gwlb_port),
+		              .uh_dport = htons(GW_GENEVE_PORT),
+		              .uh_ulen = htons((uint16_t)(sizeof(udp) + datagram_size(datagram))) };
+
+	datagram->head -= RAW_HEADER;
+	datagram->head_len += (uint32_t)RAW_HEADER;
+	datagram->geneve_len = (uint16_t)(datagram->geneve_len + RAW_HEADER);
+	memcpy(datagram->head, &ip, sizeof(ip));
+	memcpy(datagram->head + sizeof(ip), &udp, sizeof(udp));
 }
 
 /* What the kernel must be told beside the bytes: where to and from which address, on a socket that is not connected, and how
@@ -190,128 +335,6 @@ static void set_control(struct gw_transmit *transmit, const struct gw_way *way, 
 		header->msg_control = NULL;
 }
 
-/* The IP and UDP headers of a datagram that leaves by the raw socket.  The kernel fills in the total length and the
- * header checksum (raw(7)); a UDP checksum of zero is right for Geneve over IPv4 (RFC 8926 section 3.3). */
-static void prepend_raw_header(struct datagram *datagram)
-{
-	struct iphdr ip = { .version = 4,
-		            .ihl = sizeof(ip) / 4,
-		            .frag_off = htons(0x4000),
-		            .ttl = OUTER_TTL,
-		            .protocol = IPPROTO_UDP,
-		            .saddr = datagram->peer.own_address,
-		            .daddr = datagram->peer.gwlb_address };
-	struct udphdr udp = { .uh_sport = htons(datagram->peer.gwlb_port),
-		              .uh_dport = htons(GW_GENEVE_PORT),
-		              .uh_ulen = htons((uint16_t)(sizeof(udp) + datagram_size(datagram))) };
-
-	datagram->head -= RAW_HEADER;
-	datagram->head_len += (uint32_t)RAW_HEADER;
-	datagram->geneve_len = (uint16_t)(datagram->geneve_len + RAW_HEADER);
-	memcpy(datagram->head, &ip, sizeof(ip));
-	memcpy(datagram->head + sizeof(ip), &udp, sizeof(udp));
-}
-
-/* Writes the queue of a way as messages; returns how many. */
-static unsigned make_messages(struct gw_transmit *transmit, const struct gw_way *way)
-{
-	struct iovec *iov = transmit->iov;
-	unsigned messages = 0;
-	uint16_t at = way->first;
-
-	while (at != NONE) {
-		struct message *message = &transmit->message[messages];
-		struct msghdr *header = &transmit->header[messages].msg_hdr;
-		uint32_t segment = datagram_size(&transmit->datagram[at]), bytes = 0, last;
-
-		header->msg_iov = iov;
-		header->msg_iovlen = 0;
-		message->first = at;
-		message->datagrams = 0;
-		do {
-			struct datagram *datagram = &transmit->datagram[at];
-
-			last = datagram_size(datagram);
-			bytes += last;
-			if (way->kind == GW_WAY_RAW)
-				prepend_raw_header(datagram);
-			header->msg_iovlen = add_pieces(iov, header->msg_iovlen, datagram);
-			message->datagrams++;
-			at = datagram->next;
-		} while (at != NONE && transmit->segment && way->kind != GW_WAY_RAW && last == segment &&
-		         datagram_size(&transmit->datagram[at]) <= segment && message->datagrams < SEGMENTS_MAX &&
-		         bytes + datagram_size(&transmit->datagram[at]) <= MESSAGE_BYTES_MAX);
-		iov += header->msg_iovlen;
-		set_control(transmit, way, messages, message->datagrams > 1 ? segment : 0);
-		messages++;
-	}
-	return messages;
-}
-
-static void count_sent(struct gw_transmit *transmit, const struct message *message)
-{
-	uint16_t at = message->first;
-	uint64_t bytes = 0;
-
-	for (unsigned i = 0; i < message->datagrams; i++) {
-		bytes += inner_size(&transmit->datagram[at]);
-		at = transmit->datagram[at].next;
-	}
-	gw_count(transmit->counters, GW_packets_sent, message->datagrams);
-	gw_count(transmit->counters, GW_bytes_sent, bytes);
-	gw_count(transmit->counters, GW_sends, 1);
-	transmit->sent = true;
-}
-
-/* One message that failed with UDP_SEGMENT, datagram by datagram. */
-static void send_apart(struct gw_transmit *transmit, const struct gw_way *way, unsigned index, int error, int flags)
-{
-	struct message *message = &transmit->message[index];
-	struct msghdr *header = &transmit->header[index].msg_hdr;
-	struct message single = { message->first, 1 };
-	struct iovec iov[2];
-	bool all_sent = true;
-
-	set_control(transmit, way, index, 0);
-	header->msg_iov = iov;
-	for (unsigned i = 0; i < message->datagrams; i++) {
-		const struct datagram *datagram = &transmit->datagram[single.first];
-
-		header->msg_iovlen = add_pieces(iov, 0, datagram);
-		if (sendmsg(way->fd, header, flags) >= 0) {
-			count_sent(transmit, &single);
-		} else {
-			all_sent = false;
-			gw_count(transmit->counters, GW_send_errors, 1);
-			drop(transmit, errno, 1);
-		}
-		single.first = datagram->next;
-	}
-	/* Else it was a datagram that was refused: before Linux 6.14, EINVAL is also for one that does not fit. */
-	if (all_sent && (error == EIO || error == EINVAL || error == EOPNOTSUPP))
-		transmit->segment = false;
-}
-
-/* What ICMP said of an earlier datagram (icmp_err_convert in net/ipv4/icmp.c, and EPROTO) is told to the next send on its
- * socket, which is then not made. */
-static bool is_of_earlier(int error)
-{
-	switch (error) {
-	case ECONNREFUSED:
-	case EHOSTUNREACH:
-	case ENETUNREACH:
-	case ENOPROTOOPT:
-	case EHOSTDOWN:
-	case ENONET:
-	case EOPNOTSUPP:
-	case EPROTO:
-	case EMSGSIZE:
-		return true;
-	default:
-		return false;
-	}
-}
-
 static void send_messages(struct gw_transmit *transmit, const struct gw_way *way, unsigned messages)
 {
 	unsigned done = 0, refusals = 0;
@@ -347,101 +370,95 @@ static void send_messages(struct gw_transmit *transmit, const struct gw_way *way
 	}
 }
 
-bool gw_transmit_flush(struct gw_transmit *transmit)
+/* What ICMP said of an earlier datagram (icmp_err_convert in net/ipv4/icmp.c, and EPROTO) is told to the next send on its
+ * socket, which is then not made. */
+static bool is_of_earlier(int error)
 {
-	bool room;
-
-	if (transmit->datagrams == 0)
+	switch (error) {
+	case ECONNREFUSED:
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+	case ENOPROTOOPT:
+	case EHOSTDOWN:
+	case ENONET:
+	case EOPNOTSUPP:
+	case EPROTO:
+	case EMSGSIZE:
 		return true;
-	for (unsigned i = 0; i < transmit->active; i++) {
-		struct gw_way *way = &transmit->ways.way[transmit->active_way[i]];
-
-		if (way->fd < 0)
-			for (uint16_t at = way->first; at != NONE; at = transmit->datagram[at].next)
-				drop(transmit, EBADF, 1);
-		else
-			send_messages(transmit, way, make_messages(transmit, way));
-		way->first = NONE;
+	default:
+		return false;
 	}
-	if (transmit->sent)
-		gw_set(transmit->counters, GW_last_sent_ns, gw_now_ns());
-	room = !transmit->waited;
-	transmit->sent = transmit->waited = false;
-	transmit->active = transmit->datagrams = 0;
-	transmit->scratch_used = 0;
-	return room;
 }
 
-/* ---- Queueing -----------------------------------------------------------------------------------------------------*/
-
-/* Where the copied bytes go, or NULL. */
-static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *path, size_t copied, const uint8_t *payload,
-                      size_t payload_len)
+/* One message that failed with UDP_SEGMENT, datagram by datagram. */
+static void send_apart(struct gw_transmit *transmit, const struct gw_way *way, unsigned index, int error, int flags)
 {
-	struct gw_peer peer = { path->gwlb_address, path->own_address, path->gwlb_port };
-	struct datagram *datagram;
-	struct gw_way *way;
-	uint16_t index;
+	struct message *message = &transmit->message[index];
+	struct msghdr *header = &transmit->header[index].msg_hdr;
+	struct message single = { message->first, 1 };
+	struct iovec iov[2];
+	bool all_sent = true;
 
-	if (copied + payload_len + path->header_len > MESSAGE_BYTES_MAX) {
-		drop(transmit, EMSGSIZE, 1);
-		return NULL;
+	set_control(transmit, way, index, 0);
+	header->msg_iov = iov;
+	for (unsigned i = 0; i < message->datagrams; i++) {
+		const struct datagram *datagram = &transmit->datagram[single.first];
+
+		header->msg_iovlen = add_pieces(iov, 0, datagram);
+		if (sendmsg(way->fd, header, flags) >= 0) {
+			count_sent(transmit, &single);
+		} else {
+			all_sent = false;
+			gw_count(transmit->counters, GW_send_errors, 1);
+			drop(transmit, errno, 1);
+		}
+		single.first = datagram->next;
 	}
-	if (transmit->datagrams == DATAGRAMS ||
-	    transmit->scratch_used + RAW_HEADER + path->header_len + copied > SCRATCH_BYTES)
-		(void)gw_transmit_flush(transmit);
-	if (transmit->datagrams == 0)
-		transmit->now_s = gw_flows_now();
-	/* Segments of one super-packet come in a row. */
-	if (transmit->last && gw_same_peer(&transmit->last->peer, &peer))
-		way = transmit->last;
-	else
-		way = gw_ways_find(&transmit->ways, &peer, transmit->now_s);
-	if (!way && transmit->handler->raw_fd < 0) {
-		/* Each has something queued. */
-		(void)gw_transmit_flush(transmit);
-		way = gw_ways_find(&transmit->ways, &peer, transmit->now_s);
-	}
-	/* Nothing of this flow is queued elsewhere, for then its way would be known, and if it gets one later in the batch that
-	 * is flushed after this: order is kept. */
-	if (!way)
-		way = gw_ways_overflow(&transmit->ways);
-	/* Only there: elsewhere one begins where the other ends, so that those of a message can be one piece. */
-	if (way->kind == GW_WAY_RAW)
-		transmit->scratch_used += RAW_HEADER;
-	index = (uint16_t)transmit->datagrams++;
-	datagram = &transmit->datagram[index];
-	datagram->head = transmit->scratch + transmit->scratch_used;
-	datagram->head_len = (uint32_t)(path->header_len + copied);
-	datagram->geneve_len = path->header_len;
-	datagram->payload = payload;
-	datagram->payload_len = (uint32_t)payload_len;
-	datagram->peer = peer;
-	datagram->next = NONE;
-	memcpy(datagram->head, path->header, path->header_len);
-	transmit->scratch_used += datagram->head_len;
-	way->used_s = transmit->now_s;
-	if (way->first == NONE) {
-		transmit->active_way[transmit->active++] = (uint16_t)(way - transmit->ways.way);
-		way->first = index;
-	} else {
-		transmit->datagram[way->last].next = index;
-	}
-	way->last = index;
-	transmit->last = way->kind != GW_WAY_RAW ? way : NULL;
-	return datagram->head + path->header_len;
+	/* Else it was a datagram that was refused: before Linux 6.14, EINVAL is also for one that does not fit. */
+	if (all_sent && (error == EIO || error == EINVAL || error == EOPNOTSUPP))
+		transmit->segment = false;
 }
 
-uint8_t *gw_transmit_room(struct gw_transmit *transmit, const struct gw_flow_path *path, size_t len)
+static void count_sent(struct gw_transmit *transmit, const struct message *message)
 {
-	return queue(transmit, path, len, NULL, 0);
+	uint16_t at = message->first;
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < message->datagrams; i++) {
+		bytes += inner_size(&transmit->datagram[at]);
+		at = transmit->datagram[at].next;
+	}
+	gw_count(transmit->counters, GW_packets_sent, message->datagrams);
+	gw_count(transmit->counters, GW_bytes_sent, bytes);
+	gw_count(transmit->counters, GW_sends, 1);
+	transmit->sent = true;
 }
 
-void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *path, const uint8_t *header,
-                     size_t header_len, const uint8_t *payload, size_t payload_len)
+static void drop(struct gw_transmit *transmit, int error, unsigned datagrams)
 {
-	uint8_t *place = queue(transmit, path, header_len, payload, payload_len);
+	gw_count(transmit->counters, error == EMSGSIZE ? GW_drop_too_big : GW_drop_send, datagrams);
+}
 
-	if (place)
-		memcpy(place, header, header_len);
+static uint32_t datagram_size(const struct datagram *datagram)
+{
+	return datagram->head_len + datagram->payload_len;
+}
+
+static uint32_t inner_size(const struct datagram *datagram)
+{
+	return datagram_size(datagram) - datagram->geneve_len;
+}
+
+/* ---- Gone --------------------------------------------------------------------------------------------------------*/
+
+bool gw_transmit_age(struct gw_transmit *transmit)
+{
+	transmit->last = NULL;
+	return gw_ways_age(&transmit->ways, gw_now_s());
+}
+
+void gw_transmit_free(struct gw_transmit *transmit)
+{
+	gw_ways_end(&transmit->ways);
+	munmap(transmit, sizeof(*transmit));
 }

@@ -5,12 +5,18 @@
 #ifndef GW_TRANSMIT_H
 #define GW_TRANSMIT_H
 
-#include "handler.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
+#include "counters.h"
+#include "flow_key.h"
+
+struct gw_outlets;
 struct gw_transmit;
 
 /* One T thread's, which counts into counters.  NULL with errno. */
-struct gw_transmit *gw_transmit_new(struct gw_handler *handler, struct gw_counters *counters);
+struct gw_transmit *gw_transmit_new(struct gw_outlets *outlets, struct gw_counters *counters);
 void gw_transmit_free(struct gw_transmit *transmit);
 
 /* The most that gw_transmit_room(), and header bytes that gw_transmit_add() takes. */
@@ -30,12 +36,7 @@ void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *pa
 /* Sends what is queued.  What cannot be sent is dropped and counted.  False if there was no room for it, even after a wait. */
 bool gw_transmit_flush(struct gw_transmit *transmit);
 
-/* Seconds after which a socket that was not used is closed. */
-#ifndef GW_TRANSMIT_IDLE_S
-#define GW_TRANSMIT_IDLE_S 60u
-#endif
-
-/* Closes the sockets that were idle for so long; to be called now and then.  True if any are left open. */
+/* Closes the sockets that were idle for GW_WAYS_IDLE_S; to be called now and then.  True if any are left open. */
 bool gw_transmit_age(struct gw_transmit *transmit);
 
 #endif

@@ -1,29 +1,33 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * tunnel.c - the T threads: from the frame rings to TUN, and from TUN back to the load balancer.
+ * tunnel.c - the work of T threads: from the rings to Linux, and from Linux back to the load balancer.
  *
  * Theory of operation
  *
  * Each T thread serves one queue of one interface of one endpoint.  On gwi it is the consumer of the rings of receivers
- * i, i + n, i + 2n, ... (i its index, n the number of T threads): each frame is one write.  On either interface it reads what
- * Linux sends, BATCH packets or an arena full at a time, looks up the flow of each, cuts super-packets into segments and
+ * i, i + n, i + 2n, ... (i its index, n the number of T threads): each record is one write.  On either interface it reads
+ * what Linux sends, BATCH packets or an arena full at a time, looks up the flow of each, cuts super-packets into segments and
  * queues them for transmit.c, which sends at the end of the batch: nothing waits for company.  A U thread may do all that in
- * its place while it sleeps (relief.h): what stands here belongs to who is on duty.
+ * its place while it sleeps (relief.h): what stands here belongs to the thread on duty.
  *
  * A packet read lies in the arena behind its vnet header until the flush.  Its flow is found by its own key, or, for an
  * ICMP error that Linux made, by the key of the packet it quotes.  The first fragment of a datagram shows the way to the
  * later ones, which have no ports.
  */
+#include "tunnel.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "handler.h"
+#include "clock.h"
+#include "flow.h"
+#include "geneve.h"
 #include "packet.h"
-#include "relief.h"
 #include "split.h"
 #include "transmit.h"
+#include "ways.h"
 
 /* Packets read before they are sent, at most: the more are at hand, the more of them go to the same port of the load balancer,
  * and are one message. */
@@ -31,7 +35,7 @@
 #define PACKET_ROOM (sizeof(struct gw_vnet_header) + 65536u)
 #define ARENA_BYTES (8 * PACKET_ROOM)
 
-/* Frames of a ring, and bytes, written before the thread looks at what Linux sends, and batches read before it looks at its
+/* Records of a ring, and bytes, written before the thread looks at what Linux sends, and batches read before it looks at its
  * rings: what has been written may come back at once, and its way out goes before new work. */
 #define WRITE_BATCH BATCH
 #define WRITE_BYTES (256u << 10)
@@ -42,7 +46,7 @@
 #define SERVE_ROUNDS 4u
 
 /* A thread that was told to stop reads what its queue holds, and not for ever. */
-#define STOP_ROUNDS 64u
+#define STOP_ROUNDS 256u
 
 /* How long a gwo thread that has nothing left waits, at a time, for the last of gwi. */
 #define STOP_WAIT_US 500
@@ -52,124 +56,172 @@
 #define COPY_MAX 2048u
 _Static_assert(COPY_MAX <= GW_TRANSMIT_COPY_MAX && GW_SPLIT_HEADER_MAX <= GW_TRANSMIT_COPY_MAX, "they fit");
 
-/* ---- To Linux -----------------------------------------------------------------------------------------------------*/
+static void run(struct gw_tunnel *tunnel);
+static unsigned drain_rings(struct gw_tunnel *tunnel);
+static unsigned write_records(struct gw_tunnel *tunnel, struct gw_ring *ring);
+static int write_record(struct gw_tunnel *tunnel, const struct gw_ring_record *record);
+static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more);
+static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header *vnet, uint8_t *data, size_t len,
+                          uint32_t now);
+static bool find_path(struct gw_tunnel *tunnel, const struct gw_packet *packet, struct gw_flow_path *path,
+                      uint32_t now);
+static bool find(struct gw_tunnel *tunnel, struct gw_flow_key *key, struct gw_flow_path *path, uint32_t now);
+static void trace(const struct gw_tunnel *tunnel, const uint8_t *data, size_t len, unsigned reason,
+                  const struct gw_flow_path *path);
+static void send_segments(struct gw_tunnel *tunnel, const struct gw_split *split, const struct gw_flow_path *path);
+static void read_answers(struct gw_tunnel *out, unsigned records);
+
+/* ---- The T thread ------------------------------------------------------------------------------------------------*/
+
+int gw_tunnel_work(struct gw_tunnel *tunnel, int fd)
+{
+	gw_count(&tunnel->counters, GW_entries, 1);
+	gw_duty_begin(&tunnel->duty);
+	tunnel->fd = fd;
+	tunnel->error = 0;
+	tunnel->transmit = gw_transmit_new(&tunnel->shared->outlets, &tunnel->counters);
+	if (!tunnel->transmit)
+		return -errno;
+	tunnel->arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+	                     -1, 0);
+	if (tunnel->arena == MAP_FAILED) {
+		tunnel->error = errno;
+	} else {
+		if (tunnel->side == GW_GWI)
+			atomic_fetch_add(tunnel->writers, 1);
+		run(tunnel);
+		if (tunnel->side == GW_GWI)
+			atomic_fetch_sub(tunnel->writers, 1);
+		munmap(tunnel->arena, ARENA_BYTES);
+	}
+	gw_transmit_free(tunnel->transmit);
+	return tunnel->error ? -tunnel->error : GW_STOPPED;
+}
+
+static void run(struct gw_tunnel *tunnel)
+{
+	bool readable = true;
+	unsigned stop_rounds = 0;
+
+	while (!tunnel->error) {
+		/* Before the rings are looked at: what came before the stop is still written, and what Linux makes of it read. */
+		bool stop = atomic_load(tunnel->duty.stop);
+		bool written_all = tunnel->side == GW_GWI || atomic_load(tunnel->writers) == 0;
+		bool wrote = tunnel->side == GW_GWI && drain_rings(tunnel) > 0;
+
+		readable |= wrote || stop;
+		for (unsigned i = 0; i < READ_BATCHES && readable; i++)
+			(void)read_batch(tunnel, BATCH, &readable);
+		if (stop && (wrote || readable ? ++stop_rounds == STOP_ROUNDS : written_all))
+			return;
+		if (stop && !wrote && !readable)
+			usleep(STOP_WAIT_US);
+		if (stop || wrote || readable)
+			continue;
+		atomic_store_explicit(&tunnel->sockets_open, gw_transmit_age(tunnel->transmit), memory_order_relaxed);
+		readable = gw_duty_rest(&tunnel->duty, tunnel->fd);
+	}
+}
+
+bool gw_tunnel_has_idle_sockets(const struct gw_tunnel *tunnel, uint64_t now_ns)
+{
+	return atomic_load_explicit(&tunnel->sockets_open, memory_order_relaxed) &&
+	       gw_get(&tunnel->counters, GW_last_sent_ns) <= now_ns - GW_WAYS_IDLE_S * 1000000000ull;
+}
+
+/* ---- To Linux ----------------------------------------------------------------------------------------------------*/
+
+/* Writes what the rings of a T thread of gwi hold, up to WRITE_BATCH records or WRITE_BYTES each; how many. */
+static unsigned drain_rings(struct gw_tunnel *tunnel)
+{
+	unsigned records = 0;
+
+	for (unsigned i = 0; i < tunnel->duty.rings; i++)
+		records += write_records(tunnel, gw_duty_ring(&tunnel->duty, i));
+	if (records > 0)
+		gw_set(&tunnel->counters, GW_last_out_ns, gw_now_ns());
+	return records;
+}
+
+/* Up to WRITE_BATCH records of a ring, or WRITE_BYTES; how many. */
+static unsigned write_records(struct gw_tunnel *tunnel, struct gw_ring *ring)
+{
+	const struct gw_ring_record *record;
+	unsigned records = 0, bytes = 0;
+
+	while (records < WRITE_BATCH && bytes < WRITE_BYTES && (record = gw_ring_peek(ring)) != NULL) {
+		int error = write_record(tunnel, record);
+
+		tunnel->error = error ? error : tunnel->error;
+		bytes += record->len;
+		gw_ring_release(ring, record);
+		records++;
+	}
+	return records;
+}
 
 /* 0, or the errno for which the device is of no more use. */
-static int write_frame(struct gw_tunnel *tunnel, const struct gw_frame *frame)
+static int write_record(struct gw_tunnel *tunnel, const struct gw_ring_record *record)
 {
 	struct gw_counters *counters = &tunnel->counters;
 	ssize_t written;
 
 	do
-		written = write(tunnel->fd, frame + 1, frame->len);
+		written = write(tunnel->fd, record + 1, record->len);
 	while (written < 0 && errno == EINTR);
 	if (written >= 0) {
 		gw_count(counters, GW_frames_out, 1);
-		gw_count(counters, GW_packets_out, frame->packets);
-		gw_count(counters, GW_bytes_out, frame->bytes);
+		gw_count(counters, GW_packets_out, record->packets);
+		gw_count(counters, GW_bytes_out, record->bytes);
 		return 0;
 	}
 	gw_count(counters, GW_tun_errors, 1);
-	gw_count(counters, GW_drop_tun_write, frame->packets);
+	gw_count(counters, GW_drop_tun_write, record->packets);
 	return errno == EBADFD || errno == EBADF ? errno : 0;
 }
 
-/* Up to WRITE_BATCH frames of a ring, or WRITE_BYTES; how many. */
-static unsigned write_frames(struct gw_tunnel *tunnel, struct gw_ring *ring)
+/* ---- From Linux --------------------------------------------------------------------------------------------------*/
+
+/* Reads up to `most` packets, as many as fit, and sends them on; how many.  *more: there may be others. */
+static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more)
 {
-	const struct gw_frame *frame;
-	unsigned frames = 0, bytes = 0;
+	uint32_t now = 0;
+	size_t at = 0;
+	unsigned packets = 0;
 
-	while (frames < WRITE_BATCH && bytes < WRITE_BYTES && (frame = gw_ring_peek(ring)) != NULL) {
-		int error = write_frame(tunnel, frame);
+	*more = true;
+	while (packets < most && at + PACKET_ROOM <= ARENA_BYTES) {
+		struct gw_vnet_header vnet;
+		ssize_t len = read(tunnel->fd, tunnel->arena + at, PACKET_ROOM);
 
-		tunnel->error = error ? error : tunnel->error;
-		bytes += frame->len;
-		gw_ring_release(ring, frame);
-		frames++;
-	}
-	return frames;
-}
-
-/* Writes what the rings of a T thread of gwi hold, up to WRITE_BATCH frames or WRITE_BYTES each; how many. */
-static unsigned drain_rings(struct gw_tunnel *tunnel)
-{
-	const struct gw_handler *handler = tunnel->endpoint->handler;
-	unsigned frames = 0;
-
-	for (unsigned i = tunnel->index; i < handler->receivers; i += handler->tunnel_threads)
-		frames += write_frames(tunnel, &tunnel->endpoint->ring[i]);
-	if (frames > 0)
-		gw_set(&tunnel->counters, GW_last_out_ns, gw_now_ns());
-	return frames;
-}
-
-/* ---- From Linux ---------------------------------------------------------------------------------------------------*/
-
-static void trace(const struct gw_tunnel *tunnel, const uint8_t *data, size_t len, unsigned reason,
-                  const struct gw_flow_path *path)
-{
-	struct gw_trace_record record = { .eni = tunnel->endpoint->eni,
-		                          .event = GW_TRACE_OUT,
-		                          .counter = reason,
-		                          .side = (uint16_t)tunnel->side,
-		                          .length = (uint32_t)len };
-
-	if (!reason) {
-		struct gw_geneve geneve;
-
-		record.gwlb_address = path->gwlb_address;
-		record.gwlb_port = path->gwlb_port;
-		record.own_address = path->own_address;
-		if (!gw_geneve_parse((const uint8_t *)path->header, path->header_len, &geneve))
-			record.cookie = geneve.cookie;
-	}
-	gw_trace_write(&tunnel->endpoint->handler->trace, &record, data);
-}
-
-static bool find(struct gw_tunnel *tunnel, struct gw_flow_key *key, struct gw_flow_path *path, uint32_t now)
-{
-	gw_flow_hash(tunnel->endpoint->handler->flows, key);
-	return gw_flows_find(tunnel->endpoint->handler->flows, key, path, now);
-}
-
-static bool find_path(struct gw_tunnel *tunnel, const struct gw_packet *packet, struct gw_flow_path *path, uint32_t now)
-{
-	struct gw_packet_keys keys;
-
-	gw_packet_keys(packet, tunnel->endpoint->slot, &keys);
-	if (!find(tunnel, &keys.own, path, now) && !(keys.has_quoted && find(tunnel, &keys.quoted, path, now)))
-		return false;
-	if (packet->fragment && !packet->later_fragment) {
-		gw_flow_hash(tunnel->endpoint->handler->flows, &keys.fragment);
-		/* With a full table only the datagram's later fragments are lost, and counted as they come. */
-		(void)gw_flows_learn(tunnel->endpoint->handler->flows, &keys.fragment, path, now);
-	}
-	return true;
-}
-
-static void send_segments(struct gw_tunnel *tunnel, const struct gw_split *split, const struct gw_flow_path *path)
-{
-	for (uint32_t i = 0; i < split->count; i++) {
-		const uint32_t len = split->header_len + gw_split_payload(split, i);
-
-		if (len <= COPY_MAX) {
-			uint8_t *room = gw_transmit_room(tunnel->transmit, path, len);
-
-			if (room)
-				gw_split_write(split, i, room);
-		} else {
-			uint8_t header[GW_SPLIT_HEADER_MAX];
-			const uint8_t *payload;
-			uint32_t payload_len;
-
-			gw_split_segment(split, i, header, &payload, &payload_len);
-			gw_transmit_add(tunnel->transmit, path, header, split->header_len, payload, payload_len);
+		if (len < 0 && errno == EINTR)
+			continue;
+		if (len < (ssize_t)sizeof(vnet)) {
+			if (len < 0 && (errno == EBADFD || errno == EBADF))
+				tunnel->error = errno;
+			else if (len < 0 &&
+			         errno != EAGAIN) /* a packet that TUN could not hand out: the next may do */
+				gw_count(&tunnel->counters, GW_receive_errors, 1);
+			*more = false;
+			break;
 		}
+		if (packets++ == 0)
+			now = gw_now_s();
+		memcpy(&vnet, tunnel->arena + at, sizeof(vnet));
+		handle_packet(tunnel, &vnet, tunnel->arena + at + sizeof(vnet), (size_t)len - sizeof(vnet), now);
+		at += ((size_t)len + 63) & ~(size_t)63;
 	}
+	if (packets > 0) {
+		tunnel->blocked = !gw_transmit_flush(tunnel->transmit);
+		gw_set(&tunnel->counters, GW_last_in_ns, gw_now_ns());
+		gw_count(&tunnel->counters, GW_batches, 1);
+		atomic_store_explicit(&tunnel->sockets_open, gw_transmit_age(tunnel->transmit), memory_order_relaxed);
+	}
+	return packets;
 }
 
-static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header *vnet, uint8_t *data, size_t len, uint32_t now)
+static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header *vnet, uint8_t *data, size_t len,
+                          uint32_t now)
 {
 	struct gw_packet packet;
 	struct gw_flow_path path;
@@ -193,7 +245,7 @@ static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header 
 		bytes += (uint64_t)(segments - 1) * split.header_len;
 	gw_count(&tunnel->counters, GW_packets_in, (uint64_t)segments);
 	gw_count(&tunnel->counters, GW_bytes_in, bytes);
-	if (gw_tracing(&tunnel->endpoint->handler->trace))
+	if (gw_tracing(&tunnel->shared->trace))
 		trace(tunnel, data, len, reason, &path);
 	if (reason)
 		gw_count(&tunnel->counters, reason, (uint64_t)segments);
@@ -201,69 +253,96 @@ static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header 
 		send_segments(tunnel, &split, &path);
 }
 
-/* Reads up to `most` packets, as many as fit, and sends them on; how many.  *more: there may be others. */
-static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more)
+static bool find_path(struct gw_tunnel *tunnel, const struct gw_packet *packet, struct gw_flow_path *path,
+                      uint32_t now)
 {
-	uint32_t now = 0;
-	size_t at = 0;
-	unsigned packets = 0;
+	struct gw_packet_keys keys;
 
-	*more = true;
-	while (packets < most && at + PACKET_ROOM <= ARENA_BYTES) {
-		struct gw_vnet_header vnet;
-		ssize_t len = read(tunnel->fd, tunnel->arena + at, PACKET_ROOM);
+	gw_packet_keys(packet, tunnel->slot, &keys);
+	if (!find(tunnel, &keys.own, path, now) && !(keys.has_quoted && find(tunnel, &keys.quoted, path, now)))
+		return false;
+	if (packet->fragment && !packet->later_fragment) {
+		gw_flow_hash(tunnel->shared->flows, &keys.fragment);
+		/* With a full table only the datagram's later fragments are lost, and counted as they come. */
+		(void)gw_flows_learn(tunnel->shared->flows, &keys.fragment, path, now);
+	}
+	return true;
+}
 
-		if (len < 0 && errno == EINTR)
-			continue;
-		if (len < (ssize_t)sizeof(vnet)) {
-			if (len < 0 && (errno == EBADFD || errno == EBADF))
-				tunnel->error = errno;
-			else if (len < 0 && errno != EAGAIN) /* a packet that TUN could not hand out: the next may do */
-				gw_count(&tunnel->counters, GW_receive_errors, 1);
-			*more = false;
-			break;
+static bool find(struct gw_tunnel *tunnel, struct gw_flow_key *key, struct gw_flow_path *path, uint32_t now)
+{
+	gw_flow_hash(tunnel->shared->flows, key);
+	return gw_flows_find(tunnel->shared->flows, key, path, now);
+}
+
+static void trace(const struct gw_tunnel *tunnel, const uint8_t *data, size_t len, unsigned reason,
+                  const struct gw_flow_path *path)
+{
+	struct gw_trace_record record = { .eni = tunnel->eni,
+		                          .event = GW_TRACE_OUT,
+		                          .counter = reason,
+		                          .side = (uint16_t)tunnel->side,
+		                          .length = (uint32_t)len };
+
+	if (!reason) {
+		struct gw_geneve geneve;
+
+		record.gwlb_address = path->gwlb_address;
+		record.gwlb_port = path->gwlb_port;
+		record.own_address = path->own_address;
+		if (!gw_geneve_parse((const uint8_t *)path->header, path->header_len, &geneve))
+			record.cookie = geneve.cookie;
+	}
+	gw_trace_write(&tunnel->shared->trace, &record, data);
+}
+
+static void send_segments(struct gw_tunnel *tunnel, const struct gw_split *split, const struct gw_flow_path *path)
+{
+	for (uint32_t i = 0; i < split->count; i++) {
+		const uint32_t len = split->header_len + gw_split_payload(split, i);
+
+		if (len <= COPY_MAX) {
+			uint8_t *room = gw_transmit_room(tunnel->transmit, path, len);
+
+			if (room)
+				gw_split_write(split, i, room);
+		} else {
+			uint8_t header[GW_SPLIT_HEADER_MAX];
+			const uint8_t *payload;
+			uint32_t payload_len;
+
+			gw_split_segment(split, i, header, &payload, &payload_len);
+			gw_transmit_add(tunnel->transmit, path, header, split->header_len, payload, payload_len);
 		}
-		if (packets++ == 0)
-			now = gw_flows_now();
-		memcpy(&vnet, tunnel->arena + at, sizeof(vnet));
-		handle_packet(tunnel, &vnet, tunnel->arena + at + sizeof(vnet), (size_t)len - sizeof(vnet), now);
-		at += ((size_t)len + 63) & ~(size_t)63;
 	}
-	if (packets > 0) {
-		tunnel->blocked = !gw_transmit_flush(tunnel->transmit);
-		gw_set(&tunnel->counters, GW_last_in_ns, gw_now_ns());
-		gw_count(&tunnel->counters, GW_batches, 1);
-		atomic_store_explicit(&tunnel->sockets_open, gw_transmit_age(tunnel->transmit), memory_order_relaxed);
-	}
-	return packets;
 }
 
-/* ---- For a T thread that sleeps -----------------------------------------------------------------------------------*/
-
-/* Sends on as many packets as frames were written, if so many came out: there is no need to look for more at once. */
-static void read_answers(struct gw_tunnel *out, unsigned frames)
-{
-	bool more = true, any = false;
-
-	while (frames > 0 && more) {
-		unsigned packets = read_batch(out, frames < BATCH ? frames : BATCH, &more);
-
-		any |= packets > 0;
-		frames -= packets;
-	}
-	out->answers = any;
-}
+/* ---- For a T thread that sleeps ----------------------------------------------------------------------------------*/
 
 bool gw_tunnel_serve(struct gw_tunnel *in, struct gw_tunnel *out)
 {
-	unsigned frames, rounds = 0;
+	unsigned records, rounds = 0;
 
 	if (out)
 		out->blocked = false;
-	while (rounds++ < SERVE_ROUNDS && (frames = drain_rings(in)) > 0)
+	while (rounds++ < SERVE_ROUNDS && (records = drain_rings(in)) > 0)
 		if (out && out->answers)
-			read_answers(out, frames);
-	return !in->error && gw_tunnel_rings_empty(in) && (!out || (!out->error && !out->blocked));
+			read_answers(out, records);
+	return !in->error && gw_duty_rings_empty(&in->duty) && (!out || (!out->error && !out->blocked));
+}
+
+/* Sends on as many packets as records were written, if so many came out: there is no need to look for more at once. */
+static void read_answers(struct gw_tunnel *out, unsigned records)
+{
+	bool more = true, any = false;
+
+	while (records > 0 && more) {
+		unsigned packets = read_batch(out, records < BATCH ? records : BATCH, &more);
+
+		any |= packets > 0;
+		records -= packets;
+	}
+	out->answers = any;
 }
 
 bool gw_tunnel_read(struct gw_tunnel *tunnel)
@@ -275,59 +354,4 @@ bool gw_tunnel_read(struct gw_tunnel *tunnel)
 		if (read_batch(tunnel, BATCH, &more) > 0)
 			tunnel->answers = true;
 	return !tunnel->error && !tunnel->blocked;
-}
-
-/* ---- The T thread -------------------------------------------------------------------------------------------------*/
-
-static void run(struct gw_tunnel *tunnel)
-{
-	struct gw_endpoint *endpoint = tunnel->endpoint;
-	bool readable = true;
-	unsigned stop_rounds = 0;
-
-	while (!tunnel->error) {
-		/* Before the rings are looked at: what came before the stop is still written, and what Linux makes of it read. */
-		bool stop = atomic_load(&endpoint->stop);
-		bool written_all = tunnel->side == GW_GWI || atomic_load(&endpoint->writers) == 0;
-		bool wrote = tunnel->side == GW_GWI && drain_rings(tunnel) > 0;
-
-		readable |= wrote || stop;
-		for (unsigned i = 0; i < READ_BATCHES && readable; i++)
-			(void)read_batch(tunnel, BATCH, &readable);
-		if (stop && !wrote && (readable ? ++stop_rounds == STOP_ROUNDS : written_all))
-			return;
-		if (stop && !wrote && !readable)
-			usleep(STOP_WAIT_US);
-		if (stop || wrote || readable)
-			continue;
-		atomic_store_explicit(&tunnel->sockets_open, gw_transmit_age(tunnel->transmit), memory_order_relaxed);
-		readable = gw_duty_rest(tunnel);
-	}
-}
-
-int gw_tunnel_run(struct gw_endpoint *endpoint, unsigned side, unsigned thread, int fd)
-{
-	struct gw_tunnel *tunnel = &endpoint->tunnel[side][thread];
-
-	gw_count(&tunnel->counters, GW_entries, 1);
-	atomic_store(&tunnel->duty, GW_DUTY_THREAD);
-	tunnel->fd = fd;
-	tunnel->error = 0;
-	tunnel->transmit = gw_transmit_new(endpoint->handler, &tunnel->counters);
-	if (!tunnel->transmit)
-		return -errno;
-	tunnel->arena = mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-	                     0);
-	if (tunnel->arena == MAP_FAILED) {
-		tunnel->error = errno;
-	} else {
-		if (side == GW_GWI)
-			atomic_fetch_add(&endpoint->writers, 1);
-		run(tunnel);
-		if (side == GW_GWI)
-			atomic_fetch_sub(&endpoint->writers, 1);
-		munmap(tunnel->arena, ARENA_BYTES);
-	}
-	gw_transmit_free(tunnel->transmit);
-	return tunnel->error ? -tunnel->error : GW_STOPPED;
 }

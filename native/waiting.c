@@ -14,7 +14,11 @@
 
 _Static_assert(GW_PARTIES < NONE, "the indices of parties leave room for NONE");
 
+static struct gw_waiting_packet *packet_at(const struct gw_waiting *waiting, uint64_t position);
+static uint64_t record_size(uint32_t len);
+static uint64_t bytes_to_end(const struct gw_waiting *waiting, uint64_t position);
 static struct gw_party *find_party(struct gw_waiting *waiting, uint64_t eni);
+static uint16_t *bucket_of(struct gw_waiting *waiting, uint64_t eni);
 static struct gw_party *make_party(struct gw_waiting *waiting, uint64_t eni);
 static void leave_party(struct gw_waiting *waiting, const struct gw_waiting_packet *packet);
 
@@ -22,7 +26,9 @@ bool gw_waiting_begin(struct gw_waiting *waiting, unsigned rooms, uint64_t multi
 {
 	size_t share = GW_WAITING_TOTAL / rooms & ~(size_t)4095;
 
-	waiting->size = share > GW_WAITING_MOST ? GW_WAITING_MOST : share < GW_WAITING_LEAST ? GW_WAITING_LEAST : share;
+	waiting->size = share > GW_WAITING_MOST    ? GW_WAITING_MOST
+	                : share < GW_WAITING_LEAST ? GW_WAITING_LEAST
+	                                           : share;
 	waiting->bytes = mmap(NULL, waiting->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
 	                      -1, 0);
 	if (waiting->bytes == MAP_FAILED) {
@@ -36,52 +42,7 @@ bool gw_waiting_begin(struct gw_waiting *waiting, unsigned rooms, uint64_t multi
 	return true;
 }
 
-void gw_waiting_end(struct gw_waiting *waiting)
-{
-	if (waiting->bytes)
-		munmap(waiting->bytes, waiting->size);
-}
-
-/* ---- Announcements ------------------------------------------------------------------------------------------------*/
-
-void gw_waiting_announce(struct gw_waiting *waiting, uint64_t eni)
-{
-	uint32_t at = atomic_load_explicit(&waiting->announced, memory_order_relaxed);
-
-	if (at - atomic_load_explicit(&waiting->heard, memory_order_acquire) == GW_ANNOUNCEMENTS)
-		return;
-	waiting->announcement[at % GW_ANNOUNCEMENTS] = eni;
-	/* Ordered before the look at whether the control thread sleeps. */
-	atomic_store_explicit(&waiting->announced, at + 1, memory_order_seq_cst);
-}
-
-bool gw_waiting_hear(struct gw_waiting *waiting, uint64_t *eni)
-{
-	uint32_t at = atomic_load_explicit(&waiting->heard, memory_order_relaxed);
-
-	if (at == atomic_load_explicit(&waiting->announced, memory_order_seq_cst))
-		return false;
-	*eni = waiting->announcement[at % GW_ANNOUNCEMENTS];
-	atomic_store_explicit(&waiting->heard, at + 1, memory_order_release);
-	return true;
-}
-
-/* ---- Records ------------------------------------------------------------------------------------------------------*/
-
-static struct gw_waiting_packet *packet_at(const struct gw_waiting *waiting, uint64_t position)
-{
-	return (struct gw_waiting_packet *)(void *)(waiting->bytes + position % waiting->size);
-}
-
-static uint64_t record_size(uint32_t len)
-{
-	return (sizeof(struct gw_waiting_packet) + len + ALIGN - 1) & ~(uint64_t)(ALIGN - 1);
-}
-
-static uint64_t bytes_to_end(const struct gw_waiting *waiting, uint64_t position)
-{
-	return waiting->size - position % waiting->size;
-}
+/* ---- A packet comes ----------------------------------------------------------------------------------------------*/
 
 bool gw_waiting_has(const struct gw_waiting *waiting, uint64_t eni)
 {
@@ -127,6 +88,88 @@ void gw_waiting_add(struct gw_waiting *waiting, uint64_t eni, const struct gw_or
 	atomic_fetch_add(&waiting->packets, 1);
 }
 
+static struct gw_waiting_packet *packet_at(const struct gw_waiting *waiting, uint64_t position)
+{
+	return (struct gw_waiting_packet *)(void *)(waiting->bytes + position % waiting->size);
+}
+
+static uint64_t record_size(uint32_t len)
+{
+	return (sizeof(struct gw_waiting_packet) + len + ALIGN - 1) & ~(uint64_t)(ALIGN - 1);
+}
+
+static uint64_t bytes_to_end(const struct gw_waiting *waiting, uint64_t position)
+{
+	return waiting->size - position % waiting->size;
+}
+
+static struct gw_party *find_party(struct gw_waiting *waiting, uint64_t eni)
+{
+	uint16_t at = *bucket_of(waiting, eni);
+
+	while (at != NONE && waiting->party[at].eni != eni)
+		at = waiting->party[at].next;
+	return at == NONE ? NULL : &waiting->party[at];
+}
+
+/* Multiply by an odd number that nobody knows, and take the highest bits, on which all bits of the ID have an effect: a
+ * sender that invents IDs cannot aim at one bucket. */
+static uint16_t *bucket_of(struct gw_waiting *waiting, uint64_t eni)
+{
+	return &waiting->bucket[eni * waiting->multiplier >> (64 - GW_PARTIES_SHIFT)];
+}
+
+static struct gw_party *make_party(struct gw_waiting *waiting, uint64_t eni)
+{
+	uint16_t *bucket = bucket_of(waiting, eni), at = waiting->free;
+	struct gw_party *party = &waiting->party[at];
+
+	waiting->free = party->next;
+	party->eni = eni;
+	party->packets = 0;
+	party->next = *bucket;
+	*bucket = at;
+	return party;
+}
+
+/* ---- It is announced ---------------------------------------------------------------------------------------------*/
+
+void gw_waiting_announce(struct gw_waiting *waiting, uint64_t eni)
+{
+	uint32_t at = atomic_load_explicit(&waiting->announced, memory_order_relaxed);
+
+	if (at - atomic_load_explicit(&waiting->heard, memory_order_acquire) == GW_ANNOUNCEMENTS)
+		return;
+	waiting->announcement[at % GW_ANNOUNCEMENTS] = eni;
+	/* Ordered before the look at whether the control thread sleeps. */
+	atomic_store_explicit(&waiting->announced, at + 1, memory_order_seq_cst);
+}
+
+bool gw_waiting_hear(struct gw_waiting *waiting, uint64_t *eni)
+{
+	uint32_t at = atomic_load_explicit(&waiting->heard, memory_order_relaxed);
+
+	if (at == atomic_load_explicit(&waiting->announced, memory_order_seq_cst))
+		return false;
+	*eni = waiting->announcement[at % GW_ANNOUNCEMENTS];
+	atomic_store_explicit(&waiting->heard, at + 1, memory_order_release);
+	return true;
+}
+
+/* ---- It goes: its endpoint is there, or it has waited too long ---------------------------------------------------*/
+
+const struct gw_waiting_packet *gw_waiting_take(struct gw_waiting *waiting, unsigned party)
+{
+	struct gw_waiting_packet *packet;
+
+	if (waiting->party[party].packets == 0)
+		return NULL;
+	packet = packet_at(waiting, waiting->party[party].first);
+	leave_party(waiting, packet);
+	packet->party = TAKEN;
+	return packet;
+}
+
 const struct gw_waiting_packet *gw_waiting_oldest(struct gw_waiting *waiting)
 {
 	while (waiting->tail != waiting->head) {
@@ -155,49 +198,6 @@ void gw_waiting_drop_oldest(struct gw_waiting *waiting)
 	waiting->tail += record_size(packet->len);
 }
 
-const struct gw_waiting_packet *gw_waiting_take(struct gw_waiting *waiting, unsigned party)
-{
-	struct gw_waiting_packet *packet;
-
-	if (waiting->party[party].packets == 0)
-		return NULL;
-	packet = packet_at(waiting, waiting->party[party].first);
-	leave_party(waiting, packet);
-	packet->party = TAKEN;
-	return packet;
-}
-
-/* ---- Parties ------------------------------------------------------------------------------------------------------*/
-
-/* Multiply by an odd number that nobody knows, and take the highest bits, on which all bits of the ID have an effect: a
- * sender that invents IDs cannot aim at one bucket. */
-static uint16_t *bucket_of(struct gw_waiting *waiting, uint64_t eni)
-{
-	return &waiting->bucket[eni * waiting->multiplier >> (64 - GW_PARTIES_SHIFT)];
-}
-
-static struct gw_party *find_party(struct gw_waiting *waiting, uint64_t eni)
-{
-	uint16_t at = *bucket_of(waiting, eni);
-
-	while (at != NONE && waiting->party[at].eni != eni)
-		at = waiting->party[at].next;
-	return at == NONE ? NULL : &waiting->party[at];
-}
-
-static struct gw_party *make_party(struct gw_waiting *waiting, uint64_t eni)
-{
-	uint16_t *bucket = bucket_of(waiting, eni), at = waiting->free;
-	struct gw_party *party = &waiting->party[at];
-
-	waiting->free = party->next;
-	party->eni = eni;
-	party->packets = 0;
-	party->next = *bucket;
-	*bucket = at;
-	return party;
-}
-
 /* Its first packet goes; the last one to go leaves the party free. */
 static void leave_party(struct gw_waiting *waiting, const struct gw_waiting_packet *packet)
 {
@@ -213,4 +213,10 @@ static void leave_party(struct gw_waiting *waiting, const struct gw_waiting_pack
 	*link = party->next;
 	party->next = waiting->free;
 	waiting->free = (uint16_t)(party - waiting->party);
+}
+
+void gw_waiting_end(struct gw_waiting *waiting)
+{
+	if (waiting->bytes)
+		munmap(waiting->bytes, waiting->size);
 }

@@ -25,12 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Where a datagram came from and was addressed to; all Geneve packets in it share that. */
-struct gw_origin {
-	uint32_t gwlb_address; /* network byte order */
-	uint32_t own_address;
-	uint16_t gwlb_port; /* host byte order */
-};
+#include "origin.h"
 
 /* Bytes of a room: 0.8 seconds of a flood of 20,000 small packets a second, or 5 ms of 6 Gbit/s.  With many receivers it
  * is less, so that all rooms together take no more than GW_WAITING_TOTAL, unless each would be below GW_WAITING_LEAST. */

@@ -14,7 +14,7 @@
  *   neither datagrams nor ICMP errors.  Each message says where to and from which of our addresses (IP_PKTINFO).
  *   So goes what leaves from port 6081 itself, for a connected socket would take inbound traffic away from the
  *   receivers; and what would make the port's slot in the kernel's table too full.
- * - RAW: by the handler's raw socket, with IP and UDP header made by transmit.c, where a port could not be bound or sockets
+ * - RAW: by the one raw socket, with IP and UDP header made by transmit.c, where a port could not be bound or sockets
  *   have run out.  All threads share it.
  *
  * The kernel finds the receiver of a datagram in a hash table of 256 slots or more, in which the sockets of one address
@@ -36,7 +36,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "transmit.h"
+#include "geneve.h"
 
 #ifndef IP_FREEBIND
 #define IP_FREEBIND 15
@@ -50,8 +50,10 @@
 /* Sockets that a thread may have whatever others have, where there is no raw socket to fall back on. */
 #define WAYS_ASSURED 16u
 
-#define SPARE_S 2u    /* a socket unused for so long makes room for another: not so short that most packets would open one */
-#define RETRY_S 30u   /* after which a way served by RAW tries for a socket again */
+/* A socket unused for so long makes room for another: not so short that most packets would open one. */
+#define SPARE_S 2u
+
+#define RETRY_S 30u /* after which a way served by RAW tries for a socket again */
 
 /* A flush waits so long at most, once, for room in the device's queue. */
 #define SEND_TIMEOUT_US 10000
@@ -61,33 +63,35 @@
 
 #define NONE UINT16_MAX
 
-/* ---- Sockets ------------------------------------------------------------------------------------------------------*/
+static uint16_t *bucket_of(struct gw_ways *ways, const struct gw_peer *peer);
+static uint64_t mix(const struct gw_ways *ways, const struct gw_peer *peer);
+static struct gw_way *make_room(struct gw_ways *ways, uint32_t now_s);
+static void make_socket(struct gw_ways *ways, struct gw_way *way);
+static bool connect_way(struct gw_ways *ways, struct gw_way *way);
+static _Atomic int *slot_of(const struct gw_ways *ways, const struct gw_peer *peer);
+static bool take_socket(struct gw_ways *ways);
+static void close_another(struct gw_ways *ways);
+static bool deafen_way(struct gw_ways *ways, struct gw_way *way);
+static int open_connected(const struct gw_peer *peer);
+static int open_deaf(uint64_t random, uint16_t port);
+static int new_socket(void);
+static struct sockaddr_in nowhere(uint64_t random, uint16_t port);
+static void prepare(int fd);
+static void set_option(int fd, int level, int name, int value);
+static void forget_way(struct gw_ways *ways, struct gw_way *way);
+static void close_way(struct gw_ways *ways, struct gw_way *way);
+static bool has_socket(const struct gw_way *way);
 
-static void set_option(int fd, int level, int name, int value)
+void gw_ways_begin(struct gw_ways *ways, struct gw_outlets *outlets, struct gw_counters *counters)
 {
-	/* Each of them is a refinement; without it the socket still does. */
-	(void)setsockopt(fd, level, name, &value, sizeof(value));
-}
+	struct gw_way *overflow = gw_ways_overflow(ways);
 
-/* What all sockets that only send have in common. */
-static void prepare(int fd)
-{
-	const int size = SEND_BUFFER;
-
-	set_option(fd, SOL_SOCKET, SO_RCVBUF, 0);
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
-		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-	/* Has the kernel tell what the device's queue did not take.  The ICMP errors that it makes the kernel keep are bounded
-	 * by the receive buffer. */
-	set_option(fd, IPPROTO_IP, IP_RECVERR, 1);
-}
-
-/* A loopback address at random, away from those that people use: nothing from the network can be for it. */
-static struct sockaddr_in nowhere(uint64_t random, uint16_t port)
-{
-	return (struct sockaddr_in){ .sin_family = AF_INET,
-		                     .sin_port = htons(port),
-		                     .sin_addr.s_addr = htonl(0x7f400000u | (uint32_t)(random >> 42)) };
+	ways->outlets = outlets;
+	ways->counters = counters;
+	memset(ways->bucket, 0xff, sizeof(ways->bucket));
+	overflow->kind = GW_WAY_RAW;
+	overflow->fd = outlets->raw_fd;
+	overflow->first = NONE;
 }
 
 void gw_ways_prepare_raw(int fd)
@@ -99,22 +103,144 @@ void gw_ways_prepare_raw(int fd)
 	(void)bind(fd, (struct sockaddr *)&deaf, sizeof(deaf));
 }
 
-/* A UDP socket with the load balancer's port, not bound yet; or -1. */
-static int new_socket(void)
-{
-	struct timeval timeout = { .tv_usec = SEND_TIMEOUT_US };
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+/* ---- Found, or made ----------------------------------------------------------------------------------------------*/
 
-	if (fd < 0)
-		return -1;
-	prepare(fd);
-	/* Other T threads may have the same way back. */
-	set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-	set_option(fd, IPPROTO_IP, IP_TTL, OUTER_TTL);
-	/* DF, and no trust in what ICMP says of the path: too big is what the interface cannot send. */
-	set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
-	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-	return fd;
+struct gw_way *gw_ways_find(struct gw_ways *ways, const struct gw_peer *peer, uint32_t now_s)
+{
+	const uint32_t retry_s = ways->outlets->raw_fd >= 0 ? RETRY_S : 1;
+	uint16_t *head = bucket_of(ways, peer);
+	struct gw_way *way;
+
+	for (uint16_t i = *head; i != NONE; i = ways->way[i].next) {
+		way = &ways->way[i];
+		if (gw_same_peer(&way->peer, peer)) {
+			if (way->kind == GW_WAY_RAW && way->first == NONE && now_s - way->made_s >= retry_s) {
+				way->made_s = now_s;
+				make_socket(ways, way);
+			}
+			return way;
+		}
+	}
+	way = make_room(ways, now_s);
+	if (!way)
+		return NULL;
+	way->peer = *peer;
+	way->made_s = now_s;
+	way->first = NONE;
+	make_socket(ways, way);
+	way->next = *head;
+	*head = (uint16_t)(way - ways->way);
+	return way;
+}
+
+static uint16_t *bucket_of(struct gw_ways *ways, const struct gw_peer *peer)
+{
+	return &ways->bucket[(unsigned)(mix(ways, peer) >> 40) % GW_WAY_BUCKETS];
+}
+
+/* Under a secret: whoever chooses source ports cannot aim at one bucket. */
+static uint64_t mix(const struct gw_ways *ways, const struct gw_peer *peer)
+{
+	return ((uint64_t)peer->gwlb_address << 16 ^ peer->gwlb_port ^ (uint64_t)peer->own_address << 20) *
+	       ways->outlets->multiplier;
+}
+
+/* A place for a new way: a free one, or that of one that has not been used for a while; NULL when all are in use. */
+static struct gw_way *make_room(struct gw_ways *ways, uint32_t now_s)
+{
+	const bool raw = ways->outlets->raw_fd >= 0;
+
+	for (unsigned i = 0; i < (raw ? 8 : GW_WAYS); i++) {
+		struct gw_way *way = &ways->way[ways->hand];
+
+		ways->hand = (uint16_t)((ways->hand + 1) % GW_WAYS);
+		if (way->kind == GW_WAY_FREE)
+			return way;
+		if (way->first == NONE && (!raw || now_s - way->used_s >= SPARE_S)) {
+			forget_way(ways, way);
+			return way;
+		}
+	}
+	return NULL;
+}
+
+/* ---- Its socket --------------------------------------------------------------------------------------------------*/
+
+static void make_socket(struct gw_ways *ways, struct gw_way *way)
+{
+	way->kind = GW_WAY_RAW;
+	way->fd = ways->outlets->raw_fd;
+	/* Port 0 would bind to any. */
+	if (way->peer.gwlb_port == 0 || !take_socket(ways))
+		return;
+	if (connect_way(ways, way) || deafen_way(ways, way)) {
+		ways->open++;
+		gw_count(ways->counters, GW_sockets_opened, 1);
+		return;
+	}
+	way->kind = GW_WAY_RAW;
+	way->fd = ways->outlets->raw_fd;
+	atomic_fetch_add(&ways->outlets->sockets_left, 1);
+}
+
+static bool connect_way(struct gw_ways *ways, struct gw_way *way)
+{
+	_Atomic int *slot = slot_of(ways, &way->peer);
+
+	if (way->peer.gwlb_port == GW_GENEVE_PORT)
+		return false;
+	if (atomic_fetch_add(slot, 1) < SLOT_MAX) {
+		way->kind = GW_WAY_CONNECTED;
+		way->fd = open_connected(&way->peer);
+		if (way->fd >= 0)
+			return true;
+	}
+	atomic_fetch_sub(slot, 1);
+	return false;
+}
+
+static _Atomic int *slot_of(const struct gw_ways *ways, const struct gw_peer *peer)
+{
+	return &ways->outlets->connected[peer->gwlb_port % GW_PORT_SLOTS];
+}
+
+/* Takes one socket out of what the process may open. */
+static bool take_socket(struct gw_ways *ways)
+{
+	_Atomic int64_t *left = &ways->outlets->sockets_left;
+
+	if (atomic_fetch_sub(left, 1) > 0)
+		return true;
+	if (ways->outlets->raw_fd < 0) {
+		if (ways->open >= WAYS_ASSURED)
+			close_another(ways);
+		return true;
+	}
+	atomic_fetch_add(left, 1);
+	return false;
+}
+
+/* Without a raw socket a thread that has its share makes room for a socket by closing another of its own. */
+static void close_another(struct gw_ways *ways)
+{
+	struct gw_way *oldest = NULL;
+
+	for (unsigned i = 0; i < GW_WAYS; i++) {
+		struct gw_way *way = &ways->way[i];
+
+		if (has_socket(way) && way->first == NONE && (!oldest || way->used_s < oldest->used_s))
+			oldest = way;
+	}
+	if (oldest)
+		forget_way(ways, oldest);
+}
+
+static bool deafen_way(struct gw_ways *ways, struct gw_way *way)
+{
+	way->kind = GW_WAY_DEAF;
+	/* Threads that have the same way had better not have the same address. */
+	way->fd = open_deaf((mix(ways, &way->peer) + (uintptr_t)way) * ways->outlets->multiplier, way->peer.gwlb_port);
+	return way->fd >= 0;
 }
 
 /* A UDP socket from own_address:gwlb_port to gwlb_address:6081, or -1. */
@@ -156,51 +282,65 @@ static int open_deaf(uint64_t random, uint16_t port)
 	return fd;
 }
 
-/* ---- Ways ---------------------------------------------------------------------------------------------------------*/
-
-/* Under the handler's secret: whoever chooses source ports cannot aim at one bucket. */
-static uint64_t mix(const struct gw_ways *ways, const struct gw_peer *peer)
+/* A UDP socket with the load balancer's port, not bound yet; or -1. */
+static int new_socket(void)
 {
-	return ((uint64_t)peer->gwlb_address << 16 ^ peer->gwlb_port ^ (uint64_t)peer->own_address << 20) *
-	       ways->handler->multiplier;
+	struct timeval timeout = { .tv_usec = SEND_TIMEOUT_US };
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -1;
+	prepare(fd);
+	/* Other T threads may have the same way back. */
+	set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	set_option(fd, IPPROTO_IP, IP_TTL, OUTER_TTL);
+	/* DF, and no trust in what ICMP says of the path: too big is what the interface cannot send. */
+	set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+	return fd;
 }
 
-static uint16_t *bucket_of(struct gw_ways *ways, const struct gw_peer *peer)
+/* A loopback address at random, away from those that people use: nothing from the network can be for it. */
+static struct sockaddr_in nowhere(uint64_t random, uint16_t port)
 {
-	return &ways->bucket[(unsigned)(mix(ways, peer) >> 40) % GW_WAY_BUCKETS];
+	return (struct sockaddr_in){ .sin_family = AF_INET,
+		                     .sin_port = htons(port),
+		                     .sin_addr.s_addr = htonl(0x7f400000u | (uint32_t)(random >> 42)) };
 }
 
-static _Atomic int *slot_of(const struct gw_ways *ways, const struct gw_peer *peer)
+/* What all sockets that only send have in common. */
+static void prepare(int fd)
 {
-	return &ways->handler->connected[peer->gwlb_port % GW_PORT_SLOTS];
+	const int size = SEND_BUFFER;
+
+	set_option(fd, SOL_SOCKET, SO_RCVBUF, 0);
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
+		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+	/* Has the kernel tell what the device's queue did not take.  The ICMP errors that it makes the kernel keep are bounded
+	 * by the receive buffer. */
+	set_option(fd, IPPROTO_IP, IP_RECVERR, 1);
 }
 
-void gw_ways_begin(struct gw_ways *ways, struct gw_handler *handler, struct gw_counters *counters)
+static void set_option(int fd, int level, int name, int value)
 {
-	struct gw_way *overflow = gw_ways_overflow(ways);
-
-	ways->handler = handler;
-	ways->counters = counters;
-	memset(ways->bucket, 0xff, sizeof(ways->bucket));
-	overflow->kind = GW_WAY_RAW;
-	overflow->fd = handler->raw_fd;
-	overflow->first = NONE;
+	/* Each of them is a refinement; without it the socket still does. */
+	(void)setsockopt(fd, level, name, &value, sizeof(value));
 }
 
-static bool has_socket(const struct gw_way *way)
-{
-	return way->kind == GW_WAY_CONNECTED || way->kind == GW_WAY_DEAF;
-}
+/* ---- Gone --------------------------------------------------------------------------------------------------------*/
 
-static void close_way(struct gw_ways *ways, struct gw_way *way)
+bool gw_ways_age(struct gw_ways *ways, uint32_t now_s)
 {
-	if (!has_socket(way))
-		return;
-	close(way->fd);
-	if (way->kind == GW_WAY_CONNECTED)
-		atomic_fetch_sub(slot_of(ways, &way->peer), 1);
-	ways->open--;
-	atomic_fetch_add(&ways->handler->sockets_left, 1);
+	if (now_s == ways->aged_s)
+		return ways->open > 0;
+	ways->aged_s = now_s;
+	for (unsigned i = 0; i < GW_WAYS && ways->open > 0; i++) {
+		struct gw_way *way = &ways->way[i];
+
+		if (has_socket(way) && now_s - way->used_s >= GW_WAYS_IDLE_S)
+			forget_way(ways, way);
+	}
+	return ways->open > 0;
 }
 
 void gw_ways_end(struct gw_ways *ways)
@@ -220,135 +360,18 @@ static void forget_way(struct gw_ways *ways, struct gw_way *way)
 	way->kind = GW_WAY_FREE;
 }
 
-/* Without a raw socket a thread that has its share makes room for a socket by closing another of its own. */
-static void close_another(struct gw_ways *ways)
+static void close_way(struct gw_ways *ways, struct gw_way *way)
 {
-	struct gw_way *oldest = NULL;
-
-	for (unsigned i = 0; i < GW_WAYS; i++) {
-		struct gw_way *way = &ways->way[i];
-
-		if (has_socket(way) && way->first == NONE && (!oldest || way->used_s < oldest->used_s))
-			oldest = way;
-	}
-	if (oldest)
-		forget_way(ways, oldest);
-}
-
-/* Takes one socket out of what the process may open. */
-static bool take_socket(struct gw_ways *ways)
-{
-	_Atomic int64_t *left = &ways->handler->sockets_left;
-
-	if (atomic_fetch_sub(left, 1) > 0)
-		return true;
-	if (ways->handler->raw_fd < 0) {
-		if (ways->open >= WAYS_ASSURED)
-			close_another(ways);
-		return true;
-	}
-	atomic_fetch_add(left, 1);
-	return false;
-}
-
-static bool connect_way(struct gw_ways *ways, struct gw_way *way)
-{
-	_Atomic int *slot = slot_of(ways, &way->peer);
-
-	if (way->peer.gwlb_port == GW_GENEVE_PORT)
-		return false;
-	if (atomic_fetch_add(slot, 1) < SLOT_MAX) {
-		way->kind = GW_WAY_CONNECTED;
-		way->fd = open_connected(&way->peer);
-		if (way->fd >= 0)
-			return true;
-	}
-	atomic_fetch_sub(slot, 1);
-	return false;
-}
-
-static bool deafen_way(struct gw_ways *ways, struct gw_way *way)
-{
-	way->kind = GW_WAY_DEAF;
-	/* Threads that have the same way had better not have the same address. */
-	way->fd = open_deaf((mix(ways, &way->peer) + (uintptr_t)way) * ways->handler->multiplier, way->peer.gwlb_port);
-	return way->fd >= 0;
-}
-
-static void make_socket(struct gw_ways *ways, struct gw_way *way)
-{
-	way->kind = GW_WAY_RAW;
-	way->fd = ways->handler->raw_fd;
-	/* Port 0 would bind to any. */
-	if (way->peer.gwlb_port == 0 || !take_socket(ways))
+	if (!has_socket(way))
 		return;
-	if (connect_way(ways, way) || deafen_way(ways, way)) {
-		ways->open++;
-		gw_count(ways->counters, GW_sockets_opened, 1);
-		return;
-	}
-	way->kind = GW_WAY_RAW;
-	way->fd = ways->handler->raw_fd;
-	atomic_fetch_add(&ways->handler->sockets_left, 1);
+	close(way->fd);
+	if (way->kind == GW_WAY_CONNECTED)
+		atomic_fetch_sub(slot_of(ways, &way->peer), 1);
+	ways->open--;
+	atomic_fetch_add(&ways->outlets->sockets_left, 1);
 }
 
-/* A place for a new way: a free one, or that of one that has not been used for a while; NULL when all are in use. */
-static struct gw_way *make_room(struct gw_ways *ways, uint32_t now_s)
+static bool has_socket(const struct gw_way *way)
 {
-	const bool raw = ways->handler->raw_fd >= 0;
-
-	for (unsigned i = 0; i < (raw ? 8 : GW_WAYS); i++) {
-		struct gw_way *way = &ways->way[ways->hand];
-
-		ways->hand = (uint16_t)((ways->hand + 1) % GW_WAYS);
-		if (way->kind == GW_WAY_FREE)
-			return way;
-		if (way->first == NONE && (!raw || now_s - way->used_s >= SPARE_S)) {
-			forget_way(ways, way);
-			return way;
-		}
-	}
-	return NULL;
-}
-
-struct gw_way *gw_ways_find(struct gw_ways *ways, const struct gw_peer *peer, uint32_t now_s)
-{
-	const uint32_t retry_s = ways->handler->raw_fd >= 0 ? RETRY_S : 1;
-	uint16_t *head = bucket_of(ways, peer);
-	struct gw_way *way;
-
-	for (uint16_t i = *head; i != NONE; i = ways->way[i].next) {
-		way = &ways->way[i];
-		if (gw_same_peer(&way->peer, peer)) {
-			if (way->kind == GW_WAY_RAW && way->first == NONE && now_s - way->made_s >= retry_s) {
-				way->made_s = now_s;
-				make_socket(ways, way);
-			}
-			return way;
-		}
-	}
-	way = make_room(ways, now_s);
-	if (!way)
-		return NULL;
-	way->peer = *peer;
-	way->made_s = now_s;
-	way->first = NONE;
-	make_socket(ways, way);
-	way->next = *head;
-	*head = (uint16_t)(way - ways->way);
-	return way;
-}
-
-bool gw_ways_age(struct gw_ways *ways, uint32_t now_s)
-{
-	if (now_s == ways->aged_s)
-		return ways->open > 0;
-	ways->aged_s = now_s;
-	for (unsigned i = 0; i < GW_WAYS && ways->open > 0; i++) {
-		struct gw_way *way = &ways->way[i];
-
-		if (has_socket(way) && now_s - way->used_s >= GW_TRANSMIT_IDLE_S)
-			forget_way(ways, way);
-	}
-	return ways->open > 0;
+	return way->kind == GW_WAY_CONNECTED || way->kind == GW_WAY_DEAF;
 }

@@ -5,14 +5,27 @@
 #ifndef GW_WAYS_H
 #define GW_WAYS_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "handler.h"
+#include "counters.h"
 
 #define GW_WAYS 1024u /* that one thread remembers */
 #define GW_WAY_BUCKETS 2048u
 #define GW_NO_DATAGRAM UINT16_MAX
+
+/* The kernel's table of UDP sockets has at least so many slots, and a power of two. */
+#define GW_PORT_SLOTS 256u
+
+/* What all threads have in common that send to the load balancer. */
+struct gw_outlets {
+	unsigned offloads;                    /* enum gw_offload */
+	int raw_fd;                           /* a raw socket, or -1 */
+	uint64_t multiplier;                  /* of the hash of ways: odd, secret */
+	_Atomic int64_t sockets_left;         /* how many may be opened yet, over all threads */
+	_Atomic int connected[GW_PORT_SLOTS]; /* sockets by port, modulo GW_PORT_SLOTS */
+};
 
 struct gw_peer {
 	uint32_t gwlb_address; /* network byte order */
@@ -33,7 +46,7 @@ struct gw_way {
 };
 
 struct gw_ways {
-	struct gw_handler *handler;
+	struct gw_outlets *outlets;
 	struct gw_counters *counters;
 	uint16_t hand;
 	uint32_t aged_s;
@@ -53,13 +66,18 @@ static inline struct gw_way *gw_ways_overflow(struct gw_ways *ways)
 }
 
 /* Fills in what is all zeros. */
-void gw_ways_begin(struct gw_ways *ways, struct gw_handler *handler, struct gw_counters *counters);
+void gw_ways_begin(struct gw_ways *ways, struct gw_outlets *outlets, struct gw_counters *counters);
 void gw_ways_end(struct gw_ways *ways);
 
 /* The way to a peer, made if need be; NULL when each way has something queued or is in use. */
 struct gw_way *gw_ways_find(struct gw_ways *ways, const struct gw_peer *peer, uint32_t now_s);
 
-/* Closes the sockets that have not been used for GW_TRANSMIT_IDLE_S.  True if any are left open. */
+/* Seconds after which a socket that was not used is closed. */
+#ifndef GW_WAYS_IDLE_S
+#define GW_WAYS_IDLE_S 60u
+#endif
+
+/* Closes the sockets that have not been used for so long.  True if any are left open. */
 bool gw_ways_age(struct gw_ways *ways, uint32_t now_s);
 
 /* Makes a raw socket, which is not bound yet, one that only sends. */

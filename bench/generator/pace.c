@@ -5,7 +5,9 @@
 #include "probes.h"
 #include "sending.h"
 
-enum { LATE_NS = 3000000 }; /* if something holds up the sender for longer, it gives the time up and does not catch up */
+enum {
+	LATE_NS = 3000000
+}; /* if something holds up the sender for longer, it gives the time up and does not catch up */
 
 struct paced send_at(const struct pace *pace)
 {

@@ -245,7 +245,7 @@ def test_only_uplinks_are_received_by_also_when_they_come_later(lab):
     assert lab.wait(comes, 2)
     endpoint.send(PACKET)
     assert lab.wait(lambda: endpoint.received == [PACKET])
-    assert "There is the interface eth1 (--uplink)" in daemon.log()
+    assert "Interface eth1 (--uplink) has appeared" in daemon.log()
     lab.appliance.ip("link set eth1 down")
     lab.appliance.ip("link set eth1 name eth2 up")
     assert lab.wait(lambda: daemon.log().count("There is no interface eth1") == 2)

@@ -11,7 +11,7 @@ from typing import Callable, Iterator
 import pytest
 
 import netns
-from offload import VnetHeader, offload_fixture  # noqa: F401
+from offload import VnetHeader, offload_fixture  # noqa: F401  # a fixture
 from packets import ACK, TCP
 from superpackets import (GSO_ECN, GSO_NONE, KINDS, PSH, TIMESTAMPS, cut, each_kind, put, random_stream,
                           random_super_packet, stream, super_packet, with_flags, with_zero_checksum)

@@ -205,7 +205,7 @@ def test_sockets_that_are_idle_are_closed_while_their_thread_sleeps(lab, tmp_pat
         shutil.copy(ROOT / name, tmp_path)
     for name in ("gwlbtun", "native"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    subprocess.run(["make", "-sB", "-C", tmp_path, "CFLAGS=-O1 -DGW_TRANSMIT_IDLE_S=3u"], check=True)
+    subprocess.run(["make", "-sB", "-C", tmp_path, "CFLAGS=-O1 -DGW_WAYS_IDLE_S=3u"], check=True)
     monkeypatch.setattr(lab_module, "PROGRAM", tmp_path / "gwlbtun.py")
     daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1)
     endpoint = lab.endpoint()

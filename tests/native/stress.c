@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * stress.c - the flow table and the frame ring under as many threads as use them, for the sanitizers.
+ * stress.c - the flow table and the ring under as many threads as use them, for the sanitizers.
  *
  * Built and run by test_native.py, plain and under ThreadSanitizer, AddressSanitizer and UBSan.
  *
@@ -9,20 +9,21 @@
  * table is smaller than the set of keys, so that entries move between chains all the time.
  * Shares: writers flood two slots with new flows, fragments and long headers; readers must always find the flows of a third
  * slot, which is within its share.
- * Ring: a producer writes frames of all sizes whose bytes follow from their number; the consumer checks each.
+ * Ring: a producer writes records of all sizes whose bytes follow from their number; the consumer checks each.
  */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../native/clock.h"
 #include "../../native/flow.h"
 #include "../../native/ring.h"
 
 #define KEYS 600u
 #define TABLE 256u
 #define QUIET 20u
-#define FRAMES 200000u
+#define RECORDS 200000u
 
 static struct gw_flows *flows;
 static _Atomic bool done;
@@ -81,7 +82,7 @@ static void *write_flows(void *argument)
 
 		make_key(&key, n);
 		make_path(&path, n, (unsigned)rand_r(&seed) & 0xffff);
-		gw_flows_learn(flows, &key, &path, gw_flows_now());
+		gw_flows_learn(flows, &key, &path, gw_now_s());
 	}
 	return NULL;
 }
@@ -96,7 +97,7 @@ static void *read_flows(void *argument)
 		struct gw_flow_key key;
 
 		make_key(&key, n);
-		if (gw_flows_find(flows, &key, &path, gw_flows_now())) {
+		if (gw_flows_find(flows, &key, &path, gw_now_s())) {
 			check_path(&path, n);
 			atomic_fetch_add(&found, 1);
 		}
@@ -109,7 +110,7 @@ static void *sweep(void *argument)
 	(void)argument;
 	for (unsigned i = 0; !atomic_load(&done); i++) {
 		/* A clock some way ahead, so that now and then all is old. */
-		gw_flows_expire(flows, gw_flows_now() + (i % 16 == 0 ? 20 : 0), 10);
+		gw_flows_expire(flows, gw_now_s() + (i % 16 == 0 ? 20 : 0), 10);
 	}
 	return NULL;
 }
@@ -211,7 +212,7 @@ static void stress_shares(void)
 
 static struct gw_ring *ring;
 
-static size_t frame_len(unsigned n)
+static size_t record_len(unsigned n)
 {
 	return n % 97 == 0 ? 60000 : 20 + n * 37 % 1500;
 }
@@ -219,19 +220,19 @@ static size_t frame_len(unsigned n)
 static void *consume(void *argument)
 {
 	(void)argument;
-	for (unsigned n = 0; n < FRAMES;) {
-		const struct gw_frame *frame = gw_ring_peek(ring);
+	for (unsigned n = 0; n < RECORDS;) {
+		const struct gw_ring_record *record = gw_ring_peek(ring);
 
-		if (!frame) {
+		if (!record) {
 			sched_yield();
 			continue;
 		}
-		if (frame->packets != n || frame->len != frame_len(n))
-			fail("a frame out of order");
-		for (uint32_t i = 0; i < frame->len; i += 19)
-			if (((const uint8_t *)(frame + 1))[i] != (uint8_t)(n + i))
-				fail("a frame changed on its way");
-		gw_ring_release(ring, frame);
+		if (record->packets != n || record->len != record_len(n))
+			fail("a record out of order");
+		for (uint32_t i = 0; i < record->len; i += 19)
+			if (((const uint8_t *)(record + 1))[i] != (uint8_t)(n + i))
+				fail("a record changed on its way");
+		gw_ring_release(ring, record);
 		n++;
 	}
 	return NULL;
@@ -246,18 +247,18 @@ static void stress_ring(void)
 	memset(ring, 0, sizeof(*ring));
 	ring->bytes = aligned_alloc(64, GW_RING_BYTES);
 	pthread_create(&consumer, NULL, consume, NULL);
-	while (n < FRAMES) {
+	while (n < RECORDS) {
 		unsigned batch = n % 64 + 1;
 
-		for (; batch > 0 && n < FRAMES; batch--) {
-			struct gw_frame *frame = gw_ring_reserve(ring, frame_len(n));
+		for (; batch > 0 && n < RECORDS; batch--) {
+			struct gw_ring_record *record = gw_ring_reserve(ring, record_len(n));
 
-			if (!frame)
+			if (!record)
 				break;
-			frame->packets = n;
-			for (uint32_t i = 0; i < frame_len(n); i += 19)
-				((uint8_t *)(frame + 1))[i] = (uint8_t)(n + i);
-			gw_ring_commit(ring, frame, frame_len(n));
+			record->packets = n;
+			for (uint32_t i = 0; i < record_len(n); i += 19)
+				((uint8_t *)(record + 1))[i] = (uint8_t)(n + i);
+			gw_ring_commit(ring, record, record_len(n));
 			n++;
 		}
 		gw_ring_publish(ring, 1);

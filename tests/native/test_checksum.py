@@ -7,7 +7,7 @@ import struct
 import pytest
 
 import packets
-from offload import offload_fixture  # noqa: F401
+from offload import offload_fixture  # noqa: F401  # a fixture
 from superpackets import each_kind, make
 
 

@@ -7,7 +7,7 @@ from typing import List, NamedTuple, Tuple
 import pytest
 
 import packets
-from offload import Merge, Packet, fuzz, offload_fixture  # noqa: F401
+from offload import Merge, Packet, fuzz, offload_fixture  # noqa: F401  # a fixture
 from packets import ACK, DESTINATION, FIN, SYN, TCP, UDP
 from superpackets import (AE, CSUM_OFFSET, CWR, ECE, ENDS, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, KINDS, KIND_IDS,
                           NEEDS_CSUM, PSH, ROUTER_ALERT, RST, TIMESTAMPS, URG, counts, each_kind, flip, get16, put,

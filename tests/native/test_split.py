@@ -5,7 +5,7 @@ import struct
 import pytest
 
 import packets
-from offload import Offload, VnetHeader, fuzz, offload_fixture  # noqa: F401
+from offload import Offload, VnetHeader, fuzz, offload_fixture  # noqa: F401  # a fixture
 from packets import ACK, DESTINATION, FIN, ROUTING, TCP, UDP
 from superpackets import (CSUM_OFFSET, CWR, DATA_VALID, ECE, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP,
                           GSO_UDP_L4, NEEDS_CSUM, PSH, ROUTER_ALERT, TIMESTAMPS, URG, cut, each_kind, get16, put,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""What an appliance may return of the packets that it was sent."""
+"""What an appliance may return of what it was sent, by what it does with packets."""
 from typing import Optional
 
 import packets

@@ -25,7 +25,6 @@ import struct
 import threading
 import time
 import traceback
-from dataclasses import dataclass
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import faults
@@ -34,33 +33,17 @@ from expectations import Forwarded, Identical, WellFormed  # noqa: F401
 from flows import Endpoint, Envelope, Flow, base60  # noqa: F401
 from gwlbtun import geneve
 from host import IFF_NO_PI, IFF_TUN, MTU, TUNSETIFF, Host  # noqa: F401
-from impairment import Impairment
 from netns import Namespace
+from network import Counters, Impairment
 
 # What socket has only in newer Pythons.
-SO_RCVBUFFORCE = 33
-IP_PKTINFO = 8
-IP_RECVTTL = 12
-SOL_UDP = 17
-UDP_GRO = 104
+SO_RCVBUFFORCE, IP_PKTINFO, IP_RECVTTL = 33, 8, 12
+SOL_UDP, UDP_GRO = 17, 104
 
 MAX_DATAGRAM = 65535
 RECEIVE_BUFFER = 32 << 20
 RECEIVE_TIMEOUT = struct.pack("ll", 0, 100_000)  # so that the homeward thread looks up when nothing comes
 HOST_BATCH = 64  # packets read from one host before the next has its turn
-
-
-@dataclass
-class Counters:
-    """sent: to the appliance; returned: from it, right or wrong; delivered: to hosts and Endpoint.received."""
-
-    sent: int = 0
-    sent_bytes: int = 0
-    returned: int = 0
-    delivered: int = 0
-    lost: int = 0
-    duplicated: int = 0
-    injected: int = 0
 
 
 class Balancer:

@@ -171,6 +171,9 @@ def test_one_that_cannot_be_started_raises_and_leaves_nothing(hook, monkeypatch)
                 assert failing.run()  # without a descriptor to wait on it is waited for all the same
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for thread in threading.enumerate():
+            if thread.name == "gwlbtun Hook":  # may still be closing its end of the pipe
+                thread.join(10)
         assert os.dup(0) == lowest
         os.close(lowest)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT-0
-"""A bad network between the load balancer and the appliance."""
+"""A bad network between the load balancer and the appliance, and what passed on it."""
 import random
 from dataclasses import dataclass
 from typing import List
@@ -25,3 +25,16 @@ class Impairment:
             return []
         delay = self.delay + (self.reorder_delay if self._random.random() < self.reorder else 0)
         return [delay] * (2 if self._random.random() < self.duplicate else 1)
+
+
+@dataclass
+class Counters:
+    """sent: to the appliance; returned: from it, right or wrong; delivered: to hosts and Endpoint.received."""
+
+    sent: int = 0
+    sent_bytes: int = 0
+    returned: int = 0
+    delivered: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    injected: int = 0
