@@ -13,7 +13,7 @@ import select
 import signal
 import threading
 import time
-from typing import Callable, ContextManager, Iterator, Optional, Set, Tuple
+from typing import Callable, Iterator, Optional, Set, Tuple
 
 from .listener import Listener
 from .logs import CORE, Log
@@ -30,7 +30,6 @@ _SIGNALS_TO_DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIG
 
 _running: Set[int] = set()  # process groups
 _running_lock = threading.Lock()
-_starting_lock = threading.Lock()  # taken before the other
 
 
 class Hook:
@@ -81,7 +80,7 @@ class Hook:
             os.close(write_end)
 
     def _spawn(self, write_end: int) -> int:
-        with _starting_lock, _running_lock:  # the latter, so that reap() knows it
+        with _running_lock:  # so that reap() knows it
             pid = os.posix_spawn(
                 self._argv[0], self._argv, os.environ, setsid=True, setsigmask=(), setsigdef=_SIGNALS_TO_DEFAULT,
                 file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -164,11 +163,6 @@ def _signal_group(group: int, number: int) -> bool:
     except OSError:
         return False
 
-
-def no_child_starting() -> ContextManager[bool]:
-    """While this is held, no hook is being started. Until a child runs its program it has all our descriptors, and so keeps
-    alive what we close meanwhile."""
-    return _starting_lock
 
 
 def reap() -> None:

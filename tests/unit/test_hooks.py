@@ -199,16 +199,6 @@ def test_children_of_nobody_are_buried_and_hooks_are_not(hook, script, tmp_path)
     assert running.failure == "ended with status 3"
 
 
-def test_no_child_starts_while_that_is_asked(hook):
-    running = threading.Thread(target=hook("true").run)
-    with hooks.no_child_starting():
-        running.start()
-        running.join(0.3)
-        assert running.is_alive() and not hooks._running
-    running.join(10)
-    assert not running.is_alive()
-
-
 def test_it_reads_nothing_and_has_a_session_of_its_own(hook, script, book):
     assert hook(script("cat; ps -o sid= -p $$; echo end")).run()
     book.wait_for(": end")
