@@ -25,7 +25,6 @@ def test_a_device(namespace):
     device = tun.Device("gwi-uur953OEv0f", 3, fastpath.OFFLOAD_MERGE_TCP)
     assert "UP" not in details(namespace, device.name)["flags"]
     device.up()
-    device.settle()
     link = details(namespace, device.name)
     assert "UP" in link["flags"]
     assert (link["mtu"], link["txqlen"]) == (8500, tun.TX_QUEUE_GIVEN) and link["qdisc"] != "noqueue"
