@@ -243,14 +243,17 @@ def test_the_hosts_rule_for_the_local_table_is_always_there(instance):
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with listener, sender:
         listener.bind((HOST[0], 7000))
-        listener.settimeout(5)
-        count = 0
+        listener.settimeout(0.2)
+        count = lost = 0
         while process.poll() is None:
             sender.sendto(b"%d" % count, (HOST[0], 7000))
-            assert listener.recv(100) == b"%d" % count
+            try:
+                assert listener.recv(100) == b"%d" % count
+            except socket.timeout:  # one that the kernel judges just as the rules change
+                lost += 1
             count += 1
     assert process.stdout.read() == b"" and process.returncode == 0
-    assert count > 100
+    assert count > 100 and lost <= 10  # one for each change at most: five CREATEs, five DESTROYs
     rules = instance.namespace.ip("rule")
     assert re.match(r"0:\s+from all lookup local\s*\n32766:", rules), rules
 
