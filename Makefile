@@ -5,8 +5,13 @@ CC       ?= cc
 CFLAGS   ?= -O3 -g
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion
 SOURCES  := $(sort $(wildcard native/*.c))
-HEADERS  := $(sort $(wildcard native/*.h))
-SHIM     := native/gwlbtun.so
+HEADERS  := $(sort $(wildcard native/*.h) native/bpf/layout.h)
+
+# The other machine, if CC builds for one. What is built for it has its name, beside what is built for this one.
+MACHINE := $(filter-out $(shell uname -m),$(filter x86_64 aarch64,$(firstword $(subst -, ,$(shell { $(CC) -dumpmachine; } 2>/dev/null)))))
+SHIM     := $(if $(MACHINE),build/$(MACHINE)/gwlbtun.so,native/gwlbtun.so)
+ONEFILE  := dist/gwlbtun$(MACHINE:%=-%)
+
 VENV     := .venv
 TOOLS    := build/tools
 
@@ -14,6 +19,9 @@ TOOLS    := build/tools
 # rule for the object: it goes by the digest that the object holds, as file times do not survive a copy.
 BUILD_ID := $(shell cat $(sort $(SOURCES) $(HEADERS)) | sha256sum | cut -d' ' -f1)
 STALE    := $(shell grep -qs $(BUILD_ID) $(SHIM) || echo FORCE)
+
+# Nothing in the object tells where it was built, so that it is the same wherever that is.
+PLACELESS = -ffile-prefix-map=$(CURDIR)=.
 
 # What the compiler and the linker can do against a mistake in C.  _FORTIFY_SOURCE needs an optimizer, and sanitizers see
 # more without it; 2 is the most that gcc 11 knows.
@@ -24,10 +32,11 @@ HARDENING  = -fstack-protector-strong $(FORTIFIED)
 LINK_FLAGS = -Wl,-z,relro,-z,now,-z,noexecstack
 
 SHIM_FLAGS = -std=gnu11 -D_GNU_SOURCE -fPIC -fvisibility=hidden -pthread $(WARNINGS) \
-             -DGW_BUILD_ID='"$(BUILD_ID)"' $(HARDENING) $(CFLAGS)
+             -DGW_BUILD_ID='"$(BUILD_ID)"' $(HARDENING) $(PLACELESS) $(CFLAGS)
 
-# The system's pytest where there is one, else one in a virtual environment of the project's own.
-PYTEST = $(if $(shell python3 -c 'import pytest' 2>/dev/null && echo yes),python3,$(VENV)/bin/python3) -m pytest
+# The system's pytest and what else the tests import where there is all of it, else a virtual environment of the project's own.
+TEST_IMPORTS := import prometheus_client, pytest
+PYTEST = $(if $(shell python3 -c '$(TEST_IMPORTS)' 2>/dev/null && echo yes),python3,$(VENV)/bin/python3) -m pytest
 
 all: $(SHIM)
 
@@ -35,38 +44,127 @@ all: $(SHIM)
 $(SHIM): $(STALE) Makefile
 	@command -v $(firstword $(CC)) >/dev/null || \
 	  { echo "There is no C compiler $(firstword $(CC)): $$(tools/packages.sh command run)" >&2; exit 1; }
+	@mkdir -p $(@D)
 	$(CC) $(SHIM_FLAGS) -shared -o $@.new $(SOURCES) $(LINK_FLAGS) $(LDFLAGS)
 	mv -f $@.new $@
+	@! test -x tools/old_units.sh || tools/old_units.sh $(CURDIR)
+
+# The programs in the kernel (native/bpf/), which are committed as clang 14 makes them: who builds the rest needs no clang.
+BPF_CC       ?= clang-14
+BPF_FLAGS    := -O2 -target bpf -mcpu=v2 $(WARNINGS) -fno-ident -fno-asynchronous-unwind-tables
+BPF_PROGRAMS ?= gwlbtun/kernel/programs.txt
+BPF_BUILD    ?= build/bpf
+
+bpf:
+	@mkdir -p $(BPF_BUILD)
+	$(BPF_CC) $(BPF_FLAGS) $(BPF_WERROR) -c native/bpf/ingress.c -o $(BPF_BUILD)/ingress.o
+	$(BPF_CC) $(BPF_FLAGS) $(BPF_WERROR) -c native/bpf/egress.c -o $(BPF_BUILD)/egress.o
+	$(BPF_CC) $(BPF_FLAGS) $(BPF_WERROR) -DGW_LINK=14u -c native/bpf/egress.c -o $(BPF_BUILD)/egress_probe.o
+	tools/bpf_programs.py $(foreach name,ingress egress egress_probe,$(name)=$(BPF_BUILD)/$(name).o) >$(BPF_PROGRAMS).new
+	mv -f $(BPF_PROGRAMS).new $(BPF_PROGRAMS)
+
+# The program in one file, without what only a debugger reads. The shim's debug information stays in the clone.
+STRIP ?= $(MACHINE:%=%-linux-gnu-)strip
+
+dist: $(SHIM)
+	@mkdir -p build
+	$(STRIP) -o $(SHIM:native/%=build/%).stripped $(SHIM)
+	python3 tools/onefile.py $(SHIM:native/%=build/%).stripped $(ONEFILE)
+
+# The same for arm64, on a host that need not be one, and what can be run of it without one, by qemu-user.
+ARM64_CC := aarch64-linux-gnu-gcc
+
+arm64: $(SHIM)
+	@tools/packages.sh install run arm64
+	$(MAKE) --no-print-directory dist CC=$(ARM64_CC) CFLAGS="$(CFLAGS) -Werror"
+	$(MAKE) --no-print-directory -C tests/native CC=$(ARM64_CC) CFLAGS=-O2 OUT=../../build/aarch64/programs
+	$(MAKE) --no-print-directory -C tests/native CFLAGS=-O2 OUT=../../build/programs/host shim
+	tools/check_arm64.sh
+
+# The manual page and bash's completion, of the options as they are.
+manual:
+	@mkdir -p build
+	tools/reference.py man packaging/gwlbtun.8.in >build/gwlbtun.8
+	tools/reference.py bash >build/gwlbtun.bash
+
+# DESTDIR stands for /, for who makes packages.
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+
+install uninstall: export PREFIX := $(PREFIX)
+install uninstall: export SYSCONFDIR := $(SYSCONFDIR)
+install uninstall: export DESTDIR := $(DESTDIR)
+install uninstall: export ONEFILE := $(ONEFILE)
+
+install: dist manual
+	@tools/install.sh install
+	@tools/old_units.sh $(CURDIR)
+
+uninstall:
+	@tools/install.sh uninstall
+
+# Of the systems that tools/packages.sh knows, Debian alone has packages of Chromium, mandoc and promtool.
+HERE := $(if $(shell command -v apt-get),,-m "not debian")
 
 test: packages $(SHIM) pytest
-	$(PYTEST) $(TESTS)
+	$(PYTEST) $(HERE) --processes=3 $(TESTS)
+
+# Those that depend on the kernel, on other kernels, in qemu: KERNELS="6.1 newest", as Debian's archive has them.
+KERNELS      ?= 5.10 6.1 6.12 newest
+KERNEL_TESTS ?= $(patsubst %,tests/kernel/test_%.py,attach programs refusals keys links aside wires rules kernel_flows kernel_path) \
+                $(patsubst %,tests/daemon/test_%.py,tun privilege takeover wire)
+
+test-kernels: packages $(SHIM) pytest
+	@tools/packages.sh install kernels
+	$(firstword $(PYTEST)) tools/kernels.py "$(KERNELS)" -m "not alone" $(KERNEL_TESTS)
 
 packages:
 	@tools/packages.sh install run test
 
 pytest:
-	@python3 -c 'import pytest' 2>/dev/null || test -x $(VENV)/bin/pytest || \
-	  { python3 -m venv $(VENV) && $(VENV)/bin/pip install --quiet pytest; }
+	@python3 -c '$(TEST_IMPORTS)' 2>/dev/null || $(VENV)/bin/python3 -c '$(TEST_IMPORTS)' 2>/dev/null || \
+	  { python3 -m venv $(VENV) && $(VENV)/bin/pip install --quiet -r tools/test-requirements.txt; }
 
-# The daemon itself, with traffic, under each sanitizer: in a copy of the project, whose shim is built for it.  What one
-# finds makes the daemon end with a status that the tests do not take.  Python's own leaks are not ours to mend.
-SANITIZED_TESTS ?= $(patsubst %,tests/daemon/test_%.py,path malformed endpoints relief)
+# The daemon itself, with traffic, under each sanitizer: in a copy of the project, whose shim is built for it.  Tests and daemon
+# run by a Python that loads the sanitizer's library.  What one finds makes a process end with a status that the tests do not
+# take.  Python's own leaks are not ours to mend.
+SANITIZED_TESTS ?= $(patsubst %,tests/daemon/test_%.py,path malformed endpoints relief idle show soak)
 
 sanitize: packages $(SHIM) pytest
+	$(MAKE) --no-print-directory -j2 -O sanitize-thread sanitize-address
+
+# Every test but those of Python alone, in half an hour or more.
+sanitize-all:
+	$(MAKE) --no-print-directory sanitize SANITIZED_TESTS="tests/daemon tests/native tests/scripts"
+
+sanitize-thread:
 	$(MAKE) --no-print-directory sanitize-with SANITIZER=thread RUNTIME=libtsan.so
+
+sanitize-address:
 	$(MAKE) --no-print-directory sanitize-with SANITIZER=address,undefined RUNTIME=libasan.so
 
 sanitize-with:
-	mkdir -p build/$(SANITIZER)
-	cp -r Makefile gwlbtun.py gwlbtun native build/$(SANITIZER)
+	rm -rf build/$(SANITIZER) && mkdir -p build/$(SANITIZER)
+	tar -cf - --exclude=./build --exclude=./dist --exclude=./.git --exclude=./$(VENV) . | tar -xf - -C build/$(SANITIZER)
 	$(MAKE) --no-print-directory -B -C build/$(SANITIZER) CC=gcc \
 	  CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$(SANITIZER) -fno-sanitize-recover=all"
-	ASAN_OPTIONS=detect_leaks=0 GWLBTUN_SANITIZER=$$(gcc -print-file-name=$(RUNTIME)) \
-	  GWLBTUN_PROGRAM=$(CURDIR)/build/$(SANITIZER)/gwlbtun.py $(PYTEST) $(SANITIZED_TESTS)
+	tools/sanitized_python.sh $(firstword $(PYTEST)) $(RUNTIME) $(CURDIR)/build/$(SANITIZER)/python
+	cd build/$(SANITIZER) && PATH=$$PWD/python/bin:$$PATH GWLBTUN_SANITIZED=1 TAKEOVER_RATE=1000 \
+	  python3 -m pytest -m "not costs and not unsanitized$(if $(HERE), and not debian)" $(SANITIZED_TESTS)
+
+# What the network and TUN may hand to the parsers, made up for TIME seconds.
+fuzz: TIME ?= 60
+fuzz: packages
+	tools/fuzz.py $(TIME)
+
+# The daemon under mixed traffic, churn and faults for TIME seconds: nothing may grow, and no packet be missing.
+soak: TIME ?= 600
+soak: packages $(SHIM)
+	tests/soak.py $(TIME)
 
 # The tests that need neither root nor network namespaces, in seconds.
 check: $(SHIM) $(TOOLS)/ready
-	$(TOOLS)/bin/python3 -m pytest tests/unit tests/native
+	$(TOOLS)/bin/python3 -m pytest $(HERE) tests/unit tests/native
 
 # What the tests do not reach. The project is copied and built to count the lines that run, in C and in Python, also in the
 # daemons that the tests start; their Python is told to count by a file in the tools' environment.
@@ -85,10 +183,10 @@ coverage: packages $(TOOLS)/ready
 
 # Each of these says all that it finds; `make -k lint` goes on to the next.
 PYTHON_FILES := gwlbtun.py gwlbtun tests bench tools
-C_FILES      = $(shell find native bench -name '*.c')
+C_FILES      = $(shell find native bench -name '*.c' -not -path 'native/bpf/*')
 STYLED_FILES = $(shell find native bench -name '*.[ch]')
 
-lint: lint-rooms lint-python lint-types lint-shell lint-c lint-style
+lint: lint-rooms lint-python lint-types lint-shell lint-cloud lint-c lint-style lint-bpf
 
 lint-rooms:
 	python3 tools/check_rooms.py
@@ -103,11 +201,21 @@ lint-types: $(TOOLS)/ready
 lint-shell: $(TOOLS)/ready
 	tools/check_shell.sh $(TOOLS)/bin/shellcheck
 
+lint-cloud: $(TOOLS)/ready
+	$(TOOLS)/bin/cfn-lint example-scripts/gwlbtun.yaml
+	$(TOOLS)/bin/kubernetes-validate --strict --quiet packaging/kubernetes/*.yaml
+
 lint-c: lint-packages
 	clang-tidy --quiet $(C_FILES) -- -std=gnu11 -D_GNU_SOURCE -DGW_BUILD_ID='""'
 
 lint-style: lint-packages
 	clang-format --dry-run --Werror $(STYLED_FILES)
+
+# The committed programs are what clang 14 makes of their sources; another release makes others of them.
+lint-bpf: lint-packages
+	@command -v $(BPF_CC) >/dev/null || { echo "There is no $(BPF_CC): the programs in the kernel are not compared."; exit 0; }; \
+	  $(MAKE) --no-print-directory bpf BPF_PROGRAMS=build/bpf/programs.txt BPF_WERROR=-Werror && \
+	  diff -u gwlbtun/kernel/programs.txt build/bpf/programs.txt
 
 format: lint-packages
 	clang-format -i $(STYLED_FILES)
@@ -115,16 +223,21 @@ format: lint-packages
 lint-packages:
 	@tools/packages.sh install lint
 
-$(TOOLS)/ready: tools/requirements.txt
+$(TOOLS)/ready: tools/requirements.txt tools/test-requirements.txt
 	python3 -m venv $(TOOLS)
 	$(TOOLS)/bin/pip install --quiet -r $<
 	touch $@
+
+# The pictures of the page at /status that the documents show.
+screenshots: $(SHIM)
+	python3 tools/screenshots.py
 
 bench: $(SHIM)
 	python3 bench/run.py $(BENCH)
 
 clean:
-	rm -rf $(SHIM) $(SHIM).new build
+	rm -rf $(SHIM) $(SHIM).new build dist
 
-.PHONY: all test packages pytest sanitize sanitize-with check coverage bench clean format FORCE \
-        lint lint-rooms lint-python lint-types lint-shell lint-c lint-style lint-packages
+.PHONY: all bpf dist arm64 manual install uninstall test test-kernels packages pytest sanitize sanitize-all sanitize-thread sanitize-address sanitize-with \
+        fuzz soak check coverage screenshots bench clean format FORCE \
+        lint lint-rooms lint-python lint-types lint-shell lint-cloud lint-c lint-style lint-bpf lint-packages

@@ -3,14 +3,15 @@
 import argparse
 import contextlib
 import time
-from typing import Dict, Iterator, List, NamedTuple, Optional
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
+import overload
 from handlers import Baseline, Floor, Gwlbtun, Handler
 from lab import Bed
 from load import Generator
 from progress import Progress
 from trials import Measurement
-from workloads import MANY_FLOWS, WORKLOADS, Pace, Workload
+from workloads import LONE_US, MANY_FLOWS, OVERLOAD, WORKLOADS, Pace, Workload
 
 
 class AtWork(NamedTuple):
@@ -28,7 +29,7 @@ class Comparison:
     def check_counter(self, name: str) -> Dict:
         """Counts the same super-packets in three ways: by the formula, by capture, and as frames cut before the count."""
         workload = next(workload for workload in WORKLOADS if workload.name == "tcp1500")
-        with self._at_work(name, workload) as (generator, _, measurement):
+        with self.at_work(name, workload) as (generator, _, measurement):
             captured = measurement.verify()
             counts = {}
             try:
@@ -46,9 +47,37 @@ class Comparison:
 
     def ping(self, name: str) -> Dict:
         """Round trips of single packets."""
-        with self._at_work(name, WORKLOADS[0]) as (_, _, measurement):
+        with self.at_work(name, WORKLOADS[0]) as (_, _, measurement):
             measurement.verify()
             return measurement.ping()
+
+    def lone(self, name: str) -> Dict:
+        """Round trips of single packets with a short pause after each."""
+        with self.at_work(name, WORKLOADS[0]) as (_, _, measurement):
+            measurement.verify()
+            return measurement.lone(LONE_US)
+
+    def overload(self, name: str) -> Dict:
+        """What a handler returns of too much, on a core that does the work of receiving as well."""
+        core, duration_ms = self._options.core, self._pace.overload_ms
+        self._bed.steer(core)
+        try:
+            with self.at_work(name, OVERLOAD) as (generator, _, measurement):
+                measurement.verify()
+                measurement.ping()  # makes the endpoint of the probes
+                measurement.fill(40_000)
+                no_loss = measurement.throughput()["no_loss_pps"]
+                result = {"no_loss_pps": no_loss,
+                          "returned": overload.returned(measurement, no_loss, duration_ms, self._pace.repeats)}
+            generator = Generator(self._bed, self._options.generator_core, OVERLOAD.options())
+            try:
+                result["floor"] = overload.floor(self._bed, core, generator, no_loss, self._pace.trial_ms)
+            finally:
+                generator.stop()
+            return result
+        finally:
+            if not self._options.one_core:
+                self._bed.steer_no_more()
 
     def round(self, workload: Workload, baseline: str) -> Dict:
         """All handlers under one workload."""
@@ -65,7 +94,7 @@ class Comparison:
         """One handler under one workload; also_at: a rate at which to time probes as well."""
         self._bed.segment_before_arrival(workload.cut)
         try:
-            with self._at_work(name, workload) as (_, handler, measurement):
+            with self.at_work(name, workload) as (_, handler, measurement):
                 result: Dict = {"verified": measurement.verify()}
                 health = handler.health()
                 entries = health and interpreter_entries(health)
@@ -87,10 +116,11 @@ class Comparison:
             self._bed.segment_before_arrival(False)
 
     @contextlib.contextmanager
-    def _at_work(self, name: str, workload: Workload) -> Iterator[AtWork]:
+    def at_work(self, name: str, workload: Workload, *options: str) -> Iterator[AtWork]:
+        """options: for gwlbtun."""
         generator = Generator(self._bed, self._options.generator_core, workload.options())
         try:
-            handler = self._handler(name, workload.offload)
+            handler = self._handler(name, workload.offload, options)
             try:
                 handler.wait_until_up()
                 yield AtWork(generator, handler, Measurement(
@@ -100,13 +130,14 @@ class Comparison:
         finally:
             generator.stop()
 
-    def _handler(self, name: str, offload: str) -> Handler:
+    def _handler(self, name: str, offload: str, options: Sequence[str]) -> Handler:
         core = self._options.core
         if name == "gwlbtun":
-            extra = ["--rcvbuf", str(self._options.rcvbuf)]
+            # The threads are measured, but for what kernelpath.py does.
+            extra = ["--rcvbuf", str(self._options.rcvbuf), "--kernel-path", "off"]
             if offload or self._options.offload:
                 extra += ["--offload", offload or self._options.offload]
-            return Gwlbtun(self._bed, core, extra + self._options.handler_options.split())
+            return Gwlbtun(self._bed, core, [*extra, *self._options.handler_options.split(), *options])
         if name == "floor":
             return Floor(self._bed, core, self._options.rcvbuf)
         return Baseline(self._bed, core, name, self._options.rcvbuf)

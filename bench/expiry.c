@@ -26,7 +26,7 @@
 enum { USED = 64, IDLE_S = 350, PACKET_NS = 100000, MAX_ROUNDS = 100 };
 
 static struct gw_flows *flows;
-static struct gw_flow_path way_back = { .gwlb_port = 50000, .header_len = 40 };
+static struct gw_flow_path way_back = { .origin.gwlb_port = 50000, .header_len = 40 };
 static uint32_t clock_s = 1;
 
 static struct {
@@ -59,7 +59,7 @@ static void pin(int core)
 static void make_key(struct gw_flow_key *key, uint32_t number)
 {
 	*key = (struct gw_flow_key){ .word = { number } };
-	key->word[GW_KEY_WORDS - 1] = GW_KEY_WORD(number, 17, 4, 0, 0);
+	key->word[GW_KEY_WORDS - 1] = GW_KEY_WORD(number, number % 2 ? GW_PROTO_TCP : GW_PROTO_UDP, 4, 0, 0);
 	gw_flow_hash(flows, key);
 }
 
@@ -147,7 +147,7 @@ static void measure(const char *name, uint32_t idle, unsigned rounds, bool paced
 		clock_s += IDLE_S + 1;
 		begin_packets(&thread);
 		begin = gw_now_ns();
-		if (gw_flows_expire(flows, clock_s, IDLE_S) != idle) {
+		if (gw_flows_expire(flows, clock_s, IDLE_S, IDLE_S) != idle) {
 			fprintf(stderr, "expiry: not all have expired\n");
 			exit(1);
 		}

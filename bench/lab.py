@@ -59,6 +59,13 @@ class Bed:
         """Makes the generator's device cut super-packets, on the generator's core, so that they arrive as single datagrams."""
         self._cut(self.balancer, "gwlb", on)
 
+    def steer(self, core: int) -> None:
+        """Has the kernel receive what comes to the host on this core (RPS), not on the generator's."""
+        run("ip", "netns", "exec", self.host, "sh", "-c", f"echo {1 << core:x} > /sys/class/net/uplink/queues/rx-0/rps_cpus")
+
+    def steer_no_more(self) -> None:
+        run("ip", "netns", "exec", self.host, "sh", "-c", "echo 0 > /sys/class/net/uplink/queues/rx-0/rps_cpus")
+
     @staticmethod
     def _cut(namespace: str, device: str, on: bool) -> None:
         run("ip", "-n", namespace, "link", "set", device, "gso_max_segs", "1" if on else "65535")

@@ -14,6 +14,7 @@ SOURCES = {
     "generator": ["bench/generator/*.c", "bench/failure.c"],
     "baseline": ["bench/baseline.c", "bench/devices.c", "bench/failure.c"],
     "floor": ["bench/floor.c", "bench/devices.c", "bench/failure.c", "native/*.c"],
+    "remainder": ["bench/remainder.c", "bench/failure.c"],
     "expiry": ["bench/expiry.c", "native/*.c"],
 }
 

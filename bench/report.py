@@ -10,6 +10,9 @@ import statistics
 from typing import Dict, List
 
 import chart
+import kernelpath
+import overload
+from workloads import LONE_US
 
 
 def machine() -> Dict:
@@ -30,6 +33,12 @@ def table(results: Dict) -> str:
         lines += [*throughput_text(rows), "", *round_trip_text(rows)]
     if results.get("ping"):
         lines += ["", *ping_text(results["ping"])]
+    if results.get("lone"):
+        lines += ["", *lone_text(results["lone"])]
+    if results.get("overload"):
+        lines += ["", *overload.text(results["overload"])]
+    if results.get("kernel_path"):
+        lines += ["", *kernelpath.text(results["kernel_path"])]
     if results.get("expiry"):
         lines += ["", *expiry_text(results["expiry"])]
     return "\n".join([*lines, "", *remarks(results)])
@@ -96,6 +105,11 @@ def ping_text(pings: Dict) -> List[str]:
         lines.append(f"{name:31}  {burst['p50_us']:20.1f} {burst['p99_us']:7.1f}  {trickle['p50_us']:15.1f} "
                      f"{trickle['p99_us']:7.1f}")
     return lines
+
+
+def lone_text(lone: Dict) -> List[str]:
+    return [f"{f'lone packets, {LONE_US} us apart, us':31}  {'median':>7} {'p99':>7}",
+            *(f"{name:31}  {probes['p50_us']:7.1f} {probes['p99_us']:7.1f}" for name, probes in lone.items())]
 
 
 def expiry_text(expiry: Dict) -> List[str]:

@@ -14,13 +14,14 @@ import signal
 import sys
 from typing import Dict
 
+import kernelpath
 import programs
 import report
 from comparison import Comparison
 from lab import Bed
 from processes import BUILD, BenchError
 from progress import Progress
-from workloads import BRIEF, EXPIRING_FLOWS, FULL, OTHERS, QUICK, WORKLOADS, rounds_of
+from workloads import BRIEF, EXPIRING_FLOWS, FULL, KERNEL_PATH, OTHERS, OVERLOAD, QUICK, WORKLOADS, rounds_of
 
 
 def parse_options() -> argparse.Namespace:
@@ -31,6 +32,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="about a minute: few workloads, short trials")
     parser.add_argument("--baseline", choices=("threads", "loop"), default="threads", help="how the baseline works: a thread "
                         "for each interface, or one loop for all (default: threads)")
+    parser.add_argument("--one-core", action="store_true", help="the handler's core does the work of receiving, too (RPS), "
+                        "which falls on the generator's otherwise; always so in " + OVERLOAD.name)
     parser.add_argument("--offload", help="passed on to gwlbtun")
     parser.add_argument("--cut", action="store_true", help="cut super-packets in software on the way out, as for a network "
                         "card without UDP segmentation offload")
@@ -55,27 +58,42 @@ def parse_options() -> argparse.Namespace:
 def measure(options: argparse.Namespace, results: Dict) -> None:
     """Adds what was asked for to the results, piece by piece, so that a run that is stopped keeps its results so far."""
     pace = BRIEF if options.quick else FULL
-    wanted = options.workload or (QUICK if options.quick else [workload.name for workload in WORKLOADS]) + OTHERS
+    wanted = options.workload or (QUICK if options.quick else [workload.name for workload in WORKLOADS] + OTHERS)
     workloads = [workload for workload in WORKLOADS if workload.name in wanted]
     modes = [options.baseline] + [mode for mode in ("threads", "loop") if mode != options.baseline]
     results["pace"] = pace._asdict()
     programs.build()
-    steps = 3 * sum(rounds_of(workload, pace) for workload in workloads) + ("latency" in wanted) * 3 + ("expiry" in wanted) + 1
+    steps = 3 * sum(rounds_of(workload, pace) for workload in workloads) + ("latency" in wanted) * 3 + (
+        "lone" in wanted) * 3 + (OVERLOAD.name in wanted) * 2 + ("expiry" in wanted) + (
+            KERNEL_PATH in wanted) * kernelpath.steps(pace) + 1
     with Progress(steps) as progress, Bed() as bed:
         comparison = Comparison(bed, options, pace, progress)
         progress.say("checking the counter", True)
         results["counter"] = comparison.check_counter("gwlbtun")
         progress.next()
         bed.segment_before_counting(options.cut)
-        if "latency" in wanted:
-            results["ping"] = {}
-            for name in (*modes, "gwlbtun"):
-                results["ping"][name if name == "gwlbtun" else f"baseline ({name})"] = comparison.ping(name)
-                progress.next()
+        if options.one_core:
+            bed.steer(options.core)
+        for word, measured, names in (("ping", comparison.ping, (*modes, "gwlbtun")),
+                                      ("lone", comparison.lone, (*modes, "gwlbtun")),
+                                      ("overload", comparison.overload, (options.baseline, "gwlbtun"))):
+            if {"ping": "latency", "overload": OVERLOAD.name}.get(word, word) in wanted:
+                results[word] = {}
+                for name in names:
+                    results[word][name if name == "gwlbtun" else f"baseline ({name})"] = measured(name)
+                    progress.next()
         if "expiry" in wanted:
             progress.say("idle flows expire", True)
             results["expiry"] = programs.expiry(EXPIRING_FLOWS, pace.expiry_rounds, options.core, options.generator_core)
             progress.next()
+        if KERNEL_PATH in wanted:
+            bed.steer(options.core)
+            results["kernel_path"] = []
+            own_pace = kernelpath.pace_of(pace)
+            for row in kernelpath.rows(Comparison(bed, options, own_pace, progress), own_pace, progress):
+                results["kernel_path"].append(row)
+            if not options.one_core:
+                bed.steer_no_more()
         for workload in workloads:
             progress.say(workload.label, True)
             rounds = [comparison.round(workload, options.baseline) for _ in range(rounds_of(workload, pace))]

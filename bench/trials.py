@@ -20,6 +20,7 @@ class Trial(NamedTuple):
     returned: int  # within the grace after the last was sent
     peak: float  # packets/s returned while sending
     cpu_us: float  # of the handler per packet returned
+    core_us: float  # of its core, whoever used it, per packet returned
     foreign: float  # share of the handler's core that something else used
     probes: Dict
 
@@ -59,8 +60,9 @@ class Measurement:
             sent=answer["sent"], seconds=answer["seconds"],
             returned=self._generator.packets(before, answer["after_grace"]),
             peak=self._generator.packets(before, answer["at_end"]) / answer["seconds"],
-            cpu_us=cpu / 1000 / max(1, total), foreign=max(0.0, 1 - (idle + cpu) / (elapsed * 1e9)),
-            probes=answer["probes"])
+            cpu_us=cpu / 1000 / max(1, total),
+            core_us=(elapsed * 1e9 - idle - after["steal"] + core["steal"]) / 1000 / max(1, total),
+            foreign=max(0.0, 1 - (idle + cpu) / (elapsed * 1e9)), probes=answer["probes"])
         self.trials.append(result)
         self._progress.say(f"{self._workload.label}, {self._handler.name}: {result.rate / 1e3:.0f} k/s sent, "
                            f"{result.loss * 100:.2f} % lost, {result.cpu_us:.2f} us/packet")
@@ -140,12 +142,13 @@ class Measurement:
             raise BenchError(f"{self._workload.name}: {self._handler.name} has no rate without loss")
         steady = [self.trial(low) for _ in range(pace.repeats)]
         cpu = [trial.cpu_us for trial in steady] + [best.cpu_us]
+        core = [trial.core_us for trial in steady] + [best.core_us]
         return {
             "no_loss_pps": best.rate, "generator_limited": low >= fastest * 0.99, "generator_pps": fastest,
             "peak_pps": max(trial.peak for trial in self.trials),
             "no_loss_gbps": best.rate * self._workload.size * 8 / 1e9,
             "cpu_us": statistics.median(cpu), "cpu_us_low": min(cpu), "cpu_us_high": max(cpu),
-            "repeat_loss": [trial.loss for trial in steady],
+            "core_us": statistics.median(core), "repeat_loss": [trial.loss for trial in steady],
             "foreign_cpu": statistics.median(trial.foreign for trial in self.trials),
             "foreign_cpu_worst": max(trial.foreign for trial in self.trials), "trials": len(self.trials),
         }
@@ -164,6 +167,13 @@ class Measurement:
         self._generator.ask(f"ping {self._pace.pings // 10} 0")
         return {"back_to_back": self._generator.ask(f"ping {self._pace.pings} 0")["probes"],
                 "trickle": self._generator.ask(f"ping {self._pace.trickle} 31250")["probes"]}
+
+    def lone(self, pause_us: int) -> Dict:
+        """Round trips of single packets with a pause after each."""
+        self._progress.say(f"lone packets, {self._handler.name}")
+        self._settle()
+        self._generator.ask(f"ping {self._pace.pings // 10} {pause_us}")
+        return self._generator.ask(f"ping {self._pace.pings} {pause_us}")["probes"]
 
     def _settle(self) -> List[int]:
         """Waits until nothing returns any more. Returns the device's counters then."""

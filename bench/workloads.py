@@ -18,10 +18,12 @@ class Workload(NamedTuple):
     burst: int = 1
     segment: bool = False  # arrives as if merged by GRO
     cut: bool = False  # leaves as if merged, but arrives as single datagrams
+    probe_apart: bool = False  # the probes have an endpoint of their own
     offload: str = ""  # for gwlbtun, in place of what the command line says
 
     def options(self) -> List[str]:
-        switches = {"--ipv6": self.ipv6, "--tcp": self.tcp, "--segment": self.segment or self.cut}
+        switches = {"--ipv6": self.ipv6, "--tcp": self.tcp, "--segment": self.segment or self.cut,
+                    "--probe-apart": self.probe_apart}
         return ["--size", str(self.size), "--flows", str(self.flows), "--endpoints", str(self.endpoints), "--burst",
                 str(self.burst), "--ports", str(self.ports), *(name for name, on in switches.items() if on)]
 
@@ -42,8 +44,23 @@ WORKLOADS = [
     Workload("tcp1500-elephant", "TCP 1500 B, one elephant flow", size=1500, tcp=True, burst=32, segment=True, flows=1),
     Workload("tcp8500", "TCP 8500 B, bursts of 7", size=8500, tcp=True, burst=7, segment=True),
 ]
-OTHERS = ["latency", "expiry"]  # measurements that are not workloads
-QUICK = ["udp128", "tcp1500", "tcp1500-single"]
+OVERLOAD = Workload("overload-50k", "UDP 128 B, 50,000 flows, too many", flows=50_000, probe_apart=True)
+KERNEL_PATH = "kernel-path"
+_NAMED = {workload.name: workload for workload in WORKLOADS}
+KERNEL_PATH_WORKLOADS = [
+    _NAMED["udp128-50k"],
+    _NAMED["udp128-50k"]._replace(name="udp128-50k-v6", label="IPv6 UDP 128 B, 50,000 flows", ipv6=True),
+    _NAMED["udp128"],
+    _NAMED["udp128-16e"],
+    _NAMED["tcp1500"],
+    _NAMED["tcp1500"]._replace(name="tcp1500-plain", label="TCP 1500 B, no outer checksum", segment=False),
+]
+SHORT = Workload("short", "short connections", flows=64)  # that so many live at a time
+SHORT_PACKETS = 6, 10
+SHORT_PER_S = 1000
+LONE_US = 50  # between a packet's return and the next packet
+OTHERS = ["latency", "lone", OVERLOAD.name, "expiry", KERNEL_PATH]  # measurements that are not workloads
+QUICK = ["udp128", "tcp1500", "tcp1500-single", "latency", "lone", OVERLOAD.name, "expiry"]
 
 
 class Pace(NamedTuple):
@@ -58,12 +75,14 @@ class Pace(NamedTuple):
     pings: int  # one at a time, back to back
     trickle: int  # one at a time, 32 a second: 4 kB/s of 128-byte packets
     expiry_rounds: int
+    overload_ms: int
+    short_ms: int  # the kernel counts a core's idle time in hundredths of a second
 
 
 FULL = Pace(trial_ms=1000, steps=8, floods=3, rounds=3, repeats=3, probes=1000, pings=10000, trickle=160,
-            expiry_rounds=9)
+            expiry_rounds=9, overload_ms=4000, short_ms=8000)
 BRIEF = Pace(trial_ms=400, steps=5, floods=1, rounds=1, repeats=1, probes=500, pings=2000, trickle=32,
-             expiry_rounds=3)
+             expiry_rounds=3, overload_ms=1500, short_ms=2000)
 
 
 def rounds_of(workload: Workload, pace: Pace) -> int:

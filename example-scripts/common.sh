@@ -88,8 +88,8 @@ DROP_IN=/run/sysctl.d/99-gwlbtun-$GWI.conf
 
 rp_filter_off() {
 	if [ -d /run/systemd/system ]; then
-		mkdir -p "${DROP_IN%/*}"
-		echo "net.ipv4.conf.$GWI.rp_filter = 0" >"$DROP_IN"
+		# Where that is not allowed, as for a user that is not root, gwlbtun still sees to it.
+		{ mkdir -p "${DROP_IN%/*}" && echo "net.ipv4.conf.$GWI.rp_filter = 0" >"$DROP_IN"; } 2>/dev/null || :
 	fi
 	sysctl "net/ipv4/conf/$GWI/rp_filter" 0 net.ipv4.conf.default.rp_filter=0
 }

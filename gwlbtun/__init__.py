@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT-0
 """A tunnel handler for Gateway Load Balancer: the control plane. The fast path is in native/."""
 
-__version__ = "1.1.0"
+__version__ = "1.2.0"
 
 
 class StartError(Exception):

@@ -27,7 +27,6 @@ AT_A_TIME = 16       # of them are considered in a round, those with the most pa
 FORGET_S = 5.0       # then an ID counts anew: no packet waits longer (WAIT_NS)
 GENUINE_PACKETS = 3  # that an ID must show before another endpoint makes room for it
 TELL_S = 10.0        # between two lines about IDs that get no endpoint
-SPARE = 64           # slots for endpoints that are going, beside those that stay
 
 
 class Bucket:
@@ -69,7 +68,7 @@ class Admission:
         self._rate = Bucket(RATE, BURST)
         self._evictions = Bucket(EVICTIONS, EVICTIONS)
         self._told = -TELL_S
-        self.worker = Worker(log, "gwlbtun Admission", self._run, vital=True)
+        self.worker = Worker(log, "gwlbtun Admission", self._run, vital=True, wakes=True)
 
     def _run(self) -> None:
         while True:
@@ -108,10 +107,12 @@ class Admission:
                 return
             if not self._rate.take():
                 return
-            del self._candidates[eni]
             try:
-                self._endpoints.admit(eni)
+                if not self._endpoints.admit(eni):  # gwlbtun is about to restart in place, or stops
+                    return
+                del self._candidates[eni]
             except OSError as error:
+                del self._candidates[eni]
                 self._tell(f"ENI ID {eni:017x} gets no endpoint: {error.strerror}.", now)
                 return
 
@@ -122,7 +123,7 @@ class Admission:
         return capacity.lack()
 
     def _make_room(self, candidate: Candidate) -> bool:
-        return (candidate.packets >= GENUINE_PACKETS and self._endpoints.leaving() < SPARE
+        return (candidate.packets >= GENUINE_PACKETS and self._endpoints.leaving() < capacity.SPARE
                 and self._evictions.take() and self._endpoints.make_room() is not None)
 
     def _tell(self, text: str, now: float) -> None:

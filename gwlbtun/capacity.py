@@ -2,6 +2,7 @@
 """Whether the host, or the control group that gwlbtun runs in, has memory and threads for another endpoint."""
 import functools
 import os
+import resource
 import time
 from pathlib import Path
 from typing import List, Optional, Tuple
@@ -10,6 +11,7 @@ SHARE = 0.9           # of threads and memory; the rest is left for existing end
 MEMORY_LEAST = 64 << 20
 RINGS_SHARE = 0.25    # of all memory, for rings
 LOOK_S = 0.5          # how long one look at the host stays valid
+SPARE = 64            # slots for endpoints that are going, beside those that stay
 
 _looked: Tuple[float, Optional[str]] = (-LOOK_S, None)
 
@@ -21,6 +23,15 @@ def lack() -> Optional[str]:
     if now - _looked[0] >= LOOK_S:
         _looked = now, _look()
     return _looked[1]
+
+
+def raise_descriptor_limit() -> None:
+    """Every tunnel thread takes two descriptors, every connected socket one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):
+        pass
 
 
 def ring_bytes() -> int:

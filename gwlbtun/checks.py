@@ -10,6 +10,8 @@ import shlex
 import shutil
 from typing import Callable, FrozenSet, List, NamedTuple, Tuple
 
+LOG_FORMATS = ("text", "json")
+KERNEL_PATHS = "off", "auto", "require"
 OFFLOADS = ("udp-gro", "tun", "udp-gso")
 
 
@@ -139,6 +141,13 @@ def offload_list(text: str) -> FrozenSet[str]:
     return frozenset(words)
 
 
+def log_format(text: str) -> str:
+    """A check for one of LOG_FORMATS."""
+    if text.lower() not in LOG_FORMATS:
+        raise ValueError(f"there is no format '{text}': give {' or '.join(LOG_FORMATS)}")
+    return text.lower()
+
+
 def networks(text: str) -> Tuple[Tuple[int, int], ...]:
     """A check for a list of IPv4 networks and addresses. Returns the first and the last address of each."""
     return tuple(_network(word) for word in text.split(","))
@@ -161,17 +170,18 @@ def _network(text: str) -> Tuple[int, int]:
     return int(network.network_address), int(network.broadcast_address)
 
 
-def endpoint_ids(text: str) -> Tuple[int, ...]:
-    """A check for a list of endpoint IDs as AWS shows them, or as hooks and health do."""
-    return tuple(_endpoint_id(word) for word in text.split(","))
+def kernel_path(text: str) -> str:
+    """A check for when to use the path in the kernel."""
+    if text not in KERNEL_PATHS:
+        raise ValueError(f"'{text}' is none of {', '.join(KERNEL_PATHS)}")
+    return text
 
 
-def _endpoint_id(text: str) -> int:
-    match = re.fullmatch(r"vpce-([0-9a-f]{17})|([0-9a-f]{1,17})", text, re.IGNORECASE)
-    if not match or int(match[1] or match[2], 16) >= 1 << 64:
-        raise ValueError(f"'{text}' is not the ID of an endpoint: give IDs such as vpce-0123456789abcdef0, "
-                         "or their hexadecimal digits, separated by commas")
-    return int(match[1] or match[2], 16)
+def interface(text: str) -> str:
+    """A check for the name of one network interface, which need not exist yet."""
+    if "," in text:
+        raise ValueError(f"'{text}' is not the name of an interface: give one, such as eth0")
+    return uplinks(text)[0]
 
 
 def uplinks(text: str) -> Tuple[str, ...]:

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: MIT-0
 """The create and the destroy command of one endpoint: what it runs, how often one failed, and what is left to undo."""
 import threading
-import time
+from typing import Any, Dict, Optional
 
 from .hooks import Hook
+from .hooktally import HookTally
+from .identity import Identity
 from .logs import CORE, Log
+from .netns import Namespace
 from .settings import Settings
 from .turns import Turn
+from .worker import pause
 
 RETRY_S = 10.0
 
@@ -14,10 +18,11 @@ RETRY_S = 10.0
 class Commands:
     """Both hooks of one endpoint. Those of the settings may be missing."""
 
-    def __init__(self, settings: Settings, gwi: str, gwo: str, eni: int, log: Log):
+    def __init__(self, settings: Settings, identity: Identity, tally: HookTally, log: Log):
         self.failures = 0
         self._create, self._destroy = settings.create_hook, settings.destroy_hook
-        self._gwi, self._gwo, self._eni = gwi, gwo, eni
+        self._identity = identity
+        self._tally = tally
         self._log = log
         self._undo = False  # the endpoint has come as far as its create hook
 
@@ -26,30 +31,44 @@ class Commands:
         """Whether there is a create hook that has yet to run."""
         return bool(self._create) and not self._undo
 
+    def record(self) -> Dict[str, Any]:
+        """What resume() needs, in another program."""
+        return {"undo": self._undo, "failures": self.failures}
+
+    def resume(self, record: Dict[str, Any]) -> None:
+        self._undo, self.failures = bool(record["undo"]), int(record["failures"])
+
     def owe_destroy(self) -> None:
         """The endpoint comes up, with a create hook or without: the destroy hook is to run."""
         self._undo = True
 
-    def create(self, turn: Turn, stop: threading.Event) -> Hook:
+    def create(self, turn: Turn, stop: threading.Event, namespace: Optional[Namespace]) -> Hook:
         """Runs the create hook, and returns it when it has ended. Raises OSError or RuntimeError when it cannot start."""
-        hook = self._hook(self._create or "", "CREATE")
-        succeeded = hook.run(turn, stop)
+        hook = self._hook(self._create or "", "CREATE", namespace)
+        hook.run(turn, stop)
         self._undo = True
-        self.failures += not succeeded
+        self._count("create", hook)
         return hook
 
-    def destroy(self, turn: Turn) -> None:
+    def destroy(self, turn: Turn, namespace: Optional[Namespace]) -> None:
         """Runs the destroy hook however far the create hook came: what that has set up must not stay."""
         while self._undo and self._destroy:
+            hook = self._hook(self._destroy, "DESTROY", namespace)
             try:
                 # It gets all the time that it takes: what it leaves behind would stay.
-                self.failures += not self._hook(self._destroy, "DESTROY").run(turn)
+                hook.run(turn)
+                self._count("destroy", hook)
                 break
             except (OSError, RuntimeError) as error:
-                self._log.important(CORE, f"Cannot start the destroy hook of {self._gwi}: {error}. "
+                gwi = self._identity.title(self._identity.gwi)
+                self._log.important(CORE, f"Cannot start the destroy hook of {gwi}: {error}. "
                                           f"gwlbtun tries again every {RETRY_S:.0f} s.")
-                time.sleep(RETRY_S)
+                pause(RETRY_S)
         self._undo = False
 
-    def _hook(self, command: str, action: str) -> Hook:
-        return Hook(self._log, command, action, self._gwi, self._gwo, self._eni)
+    def _count(self, action: str, hook: Hook) -> None:
+        self.failures += bool(hook.failure)
+        self._tally.add(action, not hook.failure, hook.seconds)
+
+    def _hook(self, command: str, action: str, namespace: Optional[Namespace]) -> Hook:
+        return Hook(self._log, command, action, self._identity, namespace)

@@ -15,8 +15,11 @@ import threading
 import time
 from typing import Callable, Iterator, Optional, Set, Tuple
 
+from . import privilege
+from .identity import Identity
 from .listener import Listener
 from .logs import CORE, Log
+from .netns import Namespace, inside
 from .turns import Turn
 from .worker import Worker
 
@@ -35,15 +38,18 @@ _running_lock = threading.Lock()
 class Hook:
     """One run of a hook."""
 
-    def __init__(self, log: Log, command: str, action: str, gwi: str, gwo: str, eni: int):
-        """action: CREATE or DESTROY."""
+    def __init__(self, log: Log, command: str, action: str, identity: Identity, namespace: Optional[Namespace] = None):
+        """action: CREATE or DESTROY. It runs in the namespace, if there is one."""
         self._log = log
         self._command = command
-        self._title = f"{action} hook of {gwi}"
-        self._argv = ["/bin/sh", "-c", f'{command} "$@"', command, action, gwi, gwo, f"{eni:017x}"]
+        self._title = f"{action} hook of {identity.title(identity.gwi)}"
+        self._argv = ["/bin/sh", "-c", f'{command} "$@"', command, action, identity.gwi, identity.gwo, f"{identity.eni:017x}"]
+        self._environment = {**os.environ, "GWLBTUN_ENDPOINT_NAME": identity.name}
+        self._namespace = namespace
         self._listener = Listener(log, self._title)
         self.terminated = False  # because gwlbtun stopped meanwhile
         self.failure: Optional[str] = None  # how it ended, unless well
+        self.seconds = 0.0  # how long it ran
 
     def run(self, turn: Turn, stop: Optional[threading.Event] = None) -> bool:
         """Runs it to its end. True: it exited with status 0. Renews the turn, which the caller has to end.
@@ -53,8 +59,10 @@ class Hook:
         """
         turn.renew()
         self._log.info(CORE, f"Running the {self._title}: {self._command}")
+        begin = time.monotonic()
         pid, reader = self._start()
         status = self._wait(pid, stop)
+        self.seconds = time.monotonic() - begin
         code = os.waitstatus_to_exitcode(status)
         if code or self._listener.too_much:
             reader.join(READER_S)
@@ -80,9 +88,9 @@ class Hook:
             os.close(write_end)
 
     def _spawn(self, write_end: int) -> int:
-        with _running_lock:  # so that reap() knows it
+        with privilege.all_rights(), _running_lock, inside(self._namespace):  # locked, so that reap() knows it
             pid = os.posix_spawn(
-                self._argv[0], self._argv, os.environ, setsid=True, setsigmask=(), setsigdef=_SIGNALS_TO_DEFAULT,
+                self._argv[0], self._argv, self._environment, setsid=True, setsigmask=(), setsigdef=_SIGNALS_TO_DEFAULT,
                 file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                               (os.POSIX_SPAWN_DUP2, write_end, 1), (os.POSIX_SPAWN_DUP2, write_end, 2)])
             _running.add(pid)
@@ -158,11 +166,16 @@ def _signal_name(number: int) -> str:
 def _signal_group(group: int, number: int) -> bool:
     """False: no process is left in the group."""
     try:
-        os.killpg(group, number)
+        with privilege.all_rights():  # it may run as another user
+            os.killpg(group, number)
         return True
     except OSError:
         return False
 
+
+def running() -> int:
+    """How many hooks run."""
+    return len(_running)
 
 
 def reap() -> None:

@@ -10,8 +10,9 @@ import threading
 from typing import Callable, List, Tuple
 
 from .logs import Log
+from .privilege import Rights
 from .turns import Turn, Turns
-from .worker import Worker
+from .worker import WAKE_S, Worker
 
 IDLE_KEPT = 2  # idle threads kept for when the system has no room for more
 
@@ -28,6 +29,8 @@ class Jobs:
         self._queue: List[Tuple[Job, Urgency]] = []
         self._changed = threading.Condition()
         self._idle = 0  # threads that wait for a job
+        self._at_work = 0
+        self._least: float = 0  # only jobs that are as urgent may begin
         self._serial = itertools.count()
 
     def start(self) -> None:
@@ -40,8 +43,15 @@ class Jobs:
             self._queue.append((job, urgency))
             self._changed.notify()
 
+    def admit(self, least: float) -> bool:
+        """Lets only jobs begin that are at least so urgent; all wait with math.inf. True: none is under way."""
+        with self._changed:
+            self._least = least
+            self._changed.notify_all()
+            return self._at_work == 0
+
     def tick(self) -> None:
-        """Once a second: starts the thread for which the system had no room before."""
+        """Once a second: starts the thread for which the system had no room before, or in place of those that have failed."""
         if self._idle == 0:
             try:
                 self._begin_thread()
@@ -52,11 +62,16 @@ class Jobs:
         with self._changed:
             self._idle += 1
         try:
-            Worker(self._log, f"gwlbtun C{next(self._serial) % 10_000_000:03d}", self._work, vital=True).start()
+            Worker(self._log, f"gwlbtun C{next(self._serial) % 10_000_000:03d}", self._work, vital=True, wakes=True,
+                   rights=Rights.PROCESSES, failed=self._lose_one).start()
         except RuntimeError:
-            with self._changed:
-                self._idle -= 1
+            self._lose_one()
             raise
+
+    def _lose_one(self) -> None:
+        """It waits for jobs no more. Another may have to do them, if only to take everything down."""
+        with self._changed:
+            self._idle -= 1
 
     def _work(self) -> None:
         while True:
@@ -64,12 +79,14 @@ class Jobs:
                 if self._idle > IDLE_KEPT:
                     self._idle -= 1
                     return
-                self._changed.wait_for(lambda: self._queue)
+                if not self._changed.wait_for(self._any, WAKE_S):
+                    continue
             with self._turns.take() as turn:
                 with self._changed:
-                    if not self._queue:  # another thread was faster
+                    if not self._any():  # another thread was faster
                         continue
                     self._idle -= 1
+                    self._at_work += 1
                     most_urgent = max(self._queue, key=lambda waiting: waiting[1]())
                     self._queue.remove(most_urgent)
                 self.tick()
@@ -78,3 +95,8 @@ class Jobs:
                 finally:
                     with self._changed:
                         self._idle += 1
+                        self._at_work -= 1
+
+    def _any(self) -> bool:
+        """Whether a job may begin."""
+        return any(urgency() >= self._least for _, urgency in self._queue)

@@ -5,17 +5,42 @@ Operators see these lines at the default level, so they are bounded: RUN_LINES f
 second for what stays in the background. One line says how many more there were.
 """
 import collections
+import contextlib
 import threading
 import time
-from typing import Deque, List
+from typing import Deque, Dict, Iterator, List
 
 from .logs import CORE, Log
+from .worker import Worker
 
 RUN_LINES = 100
 LATER_LINES = 5
 LATER_S = 1.0
 LINE_BYTES = 1_000   # longer ones are cut into several
 KEPT_LINES = 10      # the last ones, shown when a hook fails
+
+
+_heard: Dict[int, str] = {}  # by the descriptor that is read: what it is called
+
+
+def heard() -> Dict[int, str]:
+    """The outputs that are read now, and what they are called."""
+    return dict(_heard)
+
+
+@contextlib.contextmanager
+def _forgotten(output: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _heard.pop(output, None)
+
+
+def go_on_hearing(log: Log, output: int, title: str) -> None:
+    """Reads what another program of this process has read so far. Raises RuntimeError when there is no room for a thread."""
+    listener = Listener(log, title)
+    listener.end_run()
+    Worker(log, "gwlbtun Hook", lambda: listener.read(output), vital=True).start()
 
 
 class Listener:
@@ -37,7 +62,8 @@ class Listener:
     def read(self, output: int) -> None:
         """Reads until no process holds the other end; background processes of the hook may, for long. Closes output."""
         rest = b""
-        with open(output, "rb", buffering=0) as pipe:
+        _heard[output] = self._title
+        with _forgotten(output), open(output, "rb", buffering=0) as pipe:
             while True:
                 data = pipe.read(65536)
                 *lines, rest = (rest + data).split(b"\n")

@@ -7,145 +7,128 @@ to tables (NFNLGRP_NFTABLES). This module keeps track of the tables, and says on
 makes its table anew deletes it for a moment, and its DESTROY deletes it before the endpoint goes. So the watch waits for
 GRACE_S, and looks only at the tables of endpoints that are up.
 """
-import errno
-import os
+import contextlib
 import socket
-import struct
 import time
 from typing import Callable, Dict, Iterable, Iterator, Optional, Set, Tuple
 
+from . import netlink, nfnetlink
+from .identity import Identity
 from .logs import CORE, Log
-from .tun import base60
+from .netns import Namespace, inside
 
 GRACE_S = 1.0
 BATCH = 256          # datagrams heard at a time: a host may keep changing its rules
-ANSWER_S = 0.1       # for the kernel to say whether a table exists; it answers at once
 PREFIX = "gwlbtun-"  # as example-scripts/common.sh names tables, with the suffix of the interfaces
 
-# <linux/netlink.h>, <linux/netfilter/nfnetlink.h>, <linux/netfilter/nf_tables.h>
-_NETLINK_NETFILTER = 12
-_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
-_NFNLGRP_NFTABLES = 7
-_NFPROTO_INET = 1
-_NEWTABLE, _GETTABLE, _DELTABLE = (10 << 8 | message for message in (0, 1, 2))
-_NLM_F_REQUEST = 1
-_NLMSG_ERROR = 2
 _TABLE_NAME = 1
-_HEADER = struct.Struct("=IHHII")     # length, type, flags, sequence, port
-_FAMILY = struct.Struct("=BBH")       # nfgenmsg
-_ATTRIBUTE = struct.Struct("=HH")     # length, type
-_ERROR = struct.Struct("=i")
+_CHAINS = (nfnetlink.NEWCHAIN, nfnetlink.DELCHAIN)
 
 
 class TableWatch:
     """To be registered with poll. hear() is for when it is readable, look() for every second."""
 
-    def __init__(self, source: socket.socket, log: Log, create_hook: Optional[str]):
+    def __init__(self, source: socket.socket, log: Log, create_hook: Optional[str], namespace: Optional[Namespace],
+                 chains_changed: Callable[[], None]):
+        self.missing: Set[str] = set()  # the tables of endpoints that are gone for good
+        self._chains_changed = chains_changed
         self._source = source
+        self._namespace = namespace
         self._log = log
         self._hook = create_hook or "the create hook"
         self._there: Set[str] = set()
         self._gone: Dict[str, float] = {}  # since when
+        self._lost: Optional[float] = None  # when some reports were, so what is there has to be read afresh
 
     def fileno(self) -> int:
         return self._source.fileno()
 
+    def close(self) -> None:
+        self._source.close()
+
     def hear(self) -> None:
         now = time.monotonic()
-        for _ in range(BATCH):
-            try:
-                data, (port, _) = self._source.recvfrom(65536)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    return
-                self._gone.update((name, now) for name in self._there)  # some reports were lost: look() asks for each table
-                continue
-            if port == 0:  # the kernel
-                self._note(data, now)
+        for report in netlink.reports(self._source, BATCH):
+            if report is None:
+                self._lost = now
+                self._chains_changed()
+            else:
+                self._note(report, now)
 
-    def look(self, endpoints: Callable[[], Iterable[Tuple[str, str, int]]]) -> None:
-        """endpoints(): the gwi, gwo and ENI ID of each endpoint that is up. Called only when a table is gone."""
+    def look(self, endpoints: Callable[[], Iterable[Identity]]) -> None:
+        """endpoints(): each endpoint that is up. Called only when a table is gone."""
         now = time.monotonic()
+        if self._lost is not None:
+            self._read_afresh(self._lost)
         due = [name for name, since in self._gone.items() if now - since >= GRACE_S]
         if not due:
             return
-        up = {PREFIX + base60(eni): (gwi, gwo, eni) for gwi, gwo, eni in endpoints()}
+        up = {PREFIX + identity.gwi.removeprefix("gwi-"): identity for identity in endpoints()}
+        self.missing.intersection_update(up)
         for name in due:
             del self._gone[name]
-            if _exists(name):
+            if self._exists(name):
                 continue
             self._there.discard(name)
             if name in up:
-                gwi, gwo, eni = up[name]
+                self.missing.add(name)
                 self._log.important(
                     CORE, f"The nftables table inet {name} has been deleted, as by `nft flush ruleset`: the hooks that ship "
-                          f"let nothing from {gwi} pass without it. Run: {self._hook} CREATE {gwi} {gwo} {eni:017x}")
+                          f"let nothing from {up[name].title(up[name].gwi)} pass without it. "
+                          f"Run: {up[name].command(self._hook, 'CREATE')}")
+
+    def _read_afresh(self, since: float) -> None:
+        with contextlib.suppress(OSError), inside(self._namespace):  # tables changed meanwhile: the next look tries again
+            there = {name for _, data in nfnetlink.dump(nfnetlink.GETTABLE, nfnetlink.NFPROTO_INET) for name in _names(data)}
+            self._gone = {**{name: since for name in self._there - there}, **self._gone}
+            self._there |= there
+            self.missing -= there
+            self._lost = None
+
+    def _exists(self, name: str) -> bool:
+        """Whether there is such a table. When in doubt, there is."""
+        try:
+            with inside(self._namespace):
+                return nfnetlink.exists(nfnetlink.GETTABLE, nfnetlink.NFPROTO_INET,
+                                        nfnetlink.text_attribute(_TABLE_NAME, name))
+        except OSError:
+            return True
 
     def _note(self, data: bytes, now: float) -> None:
+        if any(kind in _CHAINS for kind, *_ in netlink.messages(data)):
+            self._chains_changed()
         for kind, name in _tables(data):
-            if kind == _NEWTABLE:
+            if kind == nfnetlink.NEWTABLE:
                 self._there.add(name)
+                self.missing.discard(name)
                 self._gone.pop(name, None)
             else:
                 self._gone[name] = now
 
 
-def watch(log: Log, create_hook: Optional[str]) -> Optional[TableWatch]:
-    """Returns None where the kernel has no nftables, or does not report changes to this process."""
-    source = None
+def watch(log: Log, create_hook: Optional[str], namespace: Optional[Namespace] = None,
+          chains_changed: Callable[[], None] = lambda: None) -> Optional[TableWatch]:
+    """Returns None where the kernel has no nftables, or does not report changes to this process.
+
+    With a namespace, the caller is inside. chains_changed() is called when chains come, go, or get another policy."""
     try:
-        source = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
-        source.bind((0, 0))
-        source.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NFNLGRP_NFTABLES)
+        source = netlink.listen(nfnetlink.NETLINK_NETFILTER, [nfnetlink.NFNLGRP_NFTABLES])
     except OSError:
-        if source:
-            source.close()
         return None
-    return TableWatch(source, log, create_hook)
+    return TableWatch(source, log, create_hook, namespace, chains_changed)
 
 
 def _tables(data: bytes) -> Iterator[Tuple[int, str]]:
     """Yields what a datagram says about endpoints' tables: the kind of each message, and the name."""
-    for kind, payload in _messages(data):
-        if kind in (_NEWTABLE, _DELTABLE) and payload[:1] == bytes([_NFPROTO_INET]):
-            for attribute, value in _attributes(payload[_FAMILY.size:]):
-                name = os.fsdecode(value.rstrip(b"\0"))
-                if attribute == _TABLE_NAME and name.startswith(PREFIX):
-                    yield kind, name
+    for kind, _, body in netlink.messages(data):
+        if kind in (nfnetlink.NEWTABLE, nfnetlink.DELTABLE) and body[:1] == bytes([nfnetlink.NFPROTO_INET]):
+            for name in _names(body[nfnetlink.FAMILY.size:]):
+                yield kind, name
 
 
-def _messages(data: bytes) -> Iterator[Tuple[int, bytes]]:
-    while len(data) >= _HEADER.size:
-        length, kind, *_ = _HEADER.unpack_from(data)
-        if not _HEADER.size <= length <= len(data):
-            return
-        yield kind, data[_HEADER.size:length]
-        data = data[length + -length % 4:]
-
-
-def _attributes(data: bytes) -> Iterator[Tuple[int, bytes]]:
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        if not _ATTRIBUTE.size <= length <= len(data):
-            return
-        yield kind, data[_ATTRIBUTE.size:length]
-        data = data[length + -length % 4:]
-
-
-def _exists(name: str) -> bool:
-    """Whether there is such a table. When in doubt, there is."""
-    value = os.fsencode(name) + b"\0"
-    attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), _TABLE_NAME) + value + bytes(-len(value) % 4)
-    body = _FAMILY.pack(_NFPROTO_INET, 0, 0) + attribute
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as asking:
-            asking.settimeout(ANSWER_S)
-            asking.sendto(_HEADER.pack(_HEADER.size + len(body), _GETTABLE, _NLM_F_REQUEST, 1, 0) + body, (0, 0))
-            for kind, payload in _messages(asking.recv(65536)):
-                if kind == _NLMSG_ERROR:
-                    return _ERROR.unpack_from(payload)[0] != -errno.ENOENT
-    except OSError:
-        pass
-    return True
+def _names(data: bytes) -> Iterator[str]:
+    """The name of the endpoint's table that the attributes of a table are about, if it is one."""
+    for attribute, value in netlink.attributes(data):
+        name = nfnetlink.text_of(value)
+        if attribute == _TABLE_NAME and name.startswith(PREFIX):
+            yield name

@@ -8,6 +8,8 @@ from typing import List, NamedTuple, Optional, Tuple
 from .logs import HEALTHCHECK, Log
 
 REQUEST_HEADERS = 100
+PATIENCE_S = 0.06      # of a request whose answer is being made; then the one before it will do
+PATIENCE_MOST_S = 5.0  # of a request for which none before it will do
 
 _END_OF_HEADERS = re.compile(rb"\n\r?\n")
 
@@ -64,7 +66,7 @@ class Request(http.server.BaseHTTPRequestHandler):
 
     @property
     def accept(self) -> str:
-        return self.headers.get("Accept", "")
+        return ",".join(self.headers.get_all("Accept", ()))
 
     def output(self, answer: Optional[Answer] = None) -> List[bytes]:
         if answer is None:

@@ -16,9 +16,9 @@ import struct
 import threading
 import time
 from array import array
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-from . import StartError, fastpath
+from . import StartError, fastpath, netlink
 from .logs import CORE, Log
 from .settings import Settings
 
@@ -32,15 +32,12 @@ LINGER_S = 5.0    # packets of a deleted interface may still wait in a socket; L
 _MESSAGES = 256   # about changes, read at a time
 _TRIES = 10       # at reading a table that keeps changing
 
-# <linux/netlink.h>, <linux/rtnetlink.h>
-_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NETLINK_GET_STRICT_CHK = 270, 1, 12
+# <linux/rtnetlink.h>
 _RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV4_ROUTE = 1, 5, 7
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 _RTM_LINKS, _RTM_ADDRESSES, _RTM_ROUTES = (16, 17), (20, 21), (24, 25)  # NEW and DEL
 _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
 _RTN_LOCAL, _RT_TABLE_LOCAL, _RTA_DST = 2, 255, 1
-_HEADER, _ROUTE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=8BI"), struct.Struct("=HH")
+_ROUTE = struct.Struct("=8BI")  # struct rtmsg
 
 
 # ---- The table -------------------------------------------------------------------------------------------------------
@@ -83,28 +80,12 @@ def _within(address: int, firsts: List[int], lasts: List[int]) -> bool:
 # ---- Netlink ---------------------------------------------------------------------------------------------------------
 
 
-def _messages(data: bytes) -> Iterator[Tuple[int, int, bytes]]:
-    """Yields the type, flags and body of each message."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        size, kind, flags, _, _ = _HEADER.unpack_from(data, at)
-        if size < _HEADER.size:
-            return
-        yield kind, flags, data[at + _HEADER.size:at + size]
-        at += (size + 3) & ~3
-
-
 def _local_range(route: bytes) -> Optional[Range]:
     """The addresses that a route makes local, if any."""
     _, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(route)
     if (table, kind) != (_RT_TABLE_LOCAL, _RTN_LOCAL):
         return None
-    first, at = 0, _ROUTE.size
-    while at + _ATTRIBUTE.size <= len(route):
-        size, attribute = _ATTRIBUTE.unpack_from(route, at)
-        if attribute == _RTA_DST:
-            first, = struct.unpack_from("!I", route, at + _ATTRIBUTE.size)
-        at += max((size + 3) & ~3, _ATTRIBUTE.size)
+    first = int.from_bytes(dict(netlink.attributes(route[_ROUTE.size:])).get(_RTA_DST, b""), "big")
     return first, first | 0xFFFFFFFF >> length
 
 
@@ -112,12 +93,12 @@ def own_addresses() -> List[Range]:
     """The addresses that the kernel takes for this host's own. Raises OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as route:
         try:  # the kernel then filters: there may be a million other routes
-            route.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+            route.setsockopt(netlink.SOL_NETLINK, netlink.NETLINK_GET_STRICT_CHK, 1)
         except OSError:
             pass
         for _ in range(_TRIES):
             body = _ROUTE.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_LOCAL, 0, 0, _RTN_LOCAL, 0)
-            route.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETROUTE, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body)
+            route.send(netlink.request(_RTM_GETROUTE, netlink.NLM_F_DUMP, body))
             ranges, whole = _read_routes(route)
             if whole:
                 break
@@ -129,10 +110,10 @@ def _read_routes(route: socket.socket) -> Tuple[List[Range], bool]:
     ranges: List[Range] = []
     whole = True
     while True:
-        for kind, flags, body in _messages(route.recv(1 << 18)):
-            whole = whole and not flags & _NLM_F_DUMP_INTR
-            if kind in (_NLMSG_ERROR, _NLMSG_DONE):
-                error = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
+        for kind, flags, body in netlink.messages(route.recv(1 << 18)):
+            whole = whole and not flags & netlink.NLM_F_DUMP_INTR
+            if kind in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
+                error = netlink.error_of(body)
                 if error and error != errno.ENOENT:  # there is no table before the first address
                     raise OSError(error, os.strerror(error))
                 return ranges, whole
@@ -144,12 +125,7 @@ def _read_routes(route: socket.socket) -> Tuple[List[Range], bool]:
 def _watch(groups: Iterable[int]) -> Optional[socket.socket]:
     """A socket that becomes readable when something changes. None: the kernel gives us none."""
     try:
-        watcher = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-                                socket.NETLINK_ROUTE)
-        watcher.bind((0, 0))
-        for group in groups:
-            watcher.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-        return watcher
+        return netlink.listen(socket.NETLINK_ROUTE, groups)
     except OSError:
         return None
 
@@ -157,7 +133,7 @@ def _watch(groups: Iterable[int]) -> Optional[socket.socket]:
 def _concerns(data: bytes) -> bool:
     """Whether a message from the watcher concerns the table."""
     return any(kind in (*_RTM_LINKS, *_RTM_ADDRESSES) or kind in _RTM_ROUTES and _local_range(body) is not None
-               for kind, _, body in _messages(data))
+               for kind, _, body in netlink.messages(data))
 
 
 # ---- For the daemon --------------------------------------------------------------------------------------------------
@@ -173,7 +149,7 @@ class Sources:
         self._log = log
         self._lock = threading.Lock()
         self._own_interfaces: "array[int]" = array("I")  # gwi and gwo, ascending
-        self._gone: Dict[int, float] = {}  # those that no longer exist, and when to forget them
+        self.gone: Dict[int, float] = {}  # those that no longer exist, and when to forget them
         self._uplinks: Set[int] = set()
         self._missing: Set[str] = set()
         self._addresses: Optional[List[Range]] = None
@@ -195,7 +171,7 @@ class Sources:
     def add_own(self, index: int) -> None:
         """Refuses packets that come by a tunnel interface, which is not up yet. Raises OSError."""
         with self._lock:
-            self._gone.pop(index, None)
+            self.gone.pop(index, None)
             if index not in self._own_interfaces:
                 bisect.insort(self._own_interfaces, index)
             old = self._install()
@@ -204,21 +180,14 @@ class Sources:
     def remove_own(self, index: int) -> None:
         """The interface is gone, but its packets may still wait in a socket."""
         with self._lock:
-            self._gone[index] = time.monotonic() + LINGER_S
+            self.gone[index] = time.monotonic() + LINGER_S
 
     def hear(self) -> None:
         """To be called when the watcher is readable."""
         if not self.watcher:
             return
-        changed = False
-        try:
-            for _ in range(_MESSAGES):
-                changed = _concerns(self.watcher.recv(1 << 16)) or changed
-        except BlockingIOError:
-            pass
-        except OSError:  # ENOBUFS: there were more changes than it could hold
-            changed = True
-        if changed:
+        changes = [report is None or _concerns(report) for report in netlink.reports(self.watcher, _MESSAGES)]
+        if any(changes):
             self._try_to_look()
 
     def tick(self) -> None:
@@ -229,11 +198,11 @@ class Sources:
 
     def _forget_gone(self) -> None:
         with self._lock:
-            due = [index for index, end in self._gone.items() if end <= time.monotonic()]
+            due = [index for index, end in self.gone.items() if end <= time.monotonic()]
             if not due:
                 return
             for index in due:
-                del self._gone[index]
+                del self.gone[index]
                 self._own_interfaces.remove(index)
             try:
                 old = self._install()
@@ -244,8 +213,11 @@ class Sources:
     def _try_to_look(self) -> None:
         try:
             self._look()
-            self._failure_told = False
+            if self._failure_told:
+                self._failure_told = False
+                self._log.important(CORE, "This host's own addresses can be read again.")
         except OSError as error:
+            self._look_due = 0.0
             if not self._failure_told:
                 self._failure_told = True
                 self._log.important(CORE, f"Cannot read this host's own addresses ({error.strerror}): gwlbtun goes on "

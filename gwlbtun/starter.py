@@ -10,7 +10,7 @@ import time
 from typing import Callable, Dict, List, Tuple
 
 from .logs import CORE, Log
-from .worker import Worker
+from .worker import WAKE_S, Worker
 
 RETRY_S = 0.5   # before another try, when the system has no room for a thread
 TELL_S = 10.0   # between two lines that say so
@@ -27,7 +27,8 @@ class Starter:
         self._watched: Dict[int, Tuple[Start, int, List[int]]] = {}  # by each descriptor
         self._lock = threading.Lock()
         self._told = -TELL_S
-        self._worker = Worker(log, "gwlbtun Starter", self._run, vital=True)
+        self._lacking = False
+        self._worker = Worker(log, "gwlbtun Starter", self._run, vital=True, wakes=True)
 
     def start(self) -> None:
         self._worker.start()
@@ -55,10 +56,13 @@ class Starter:
 
     def _run(self) -> None:
         while True:
-            ready = self._epoll.poll()
+            ready = self._epoll.poll(WAKE_S)
             try:
                 for fd, _ in ready:
                     self._begin(fd)
+                if ready and self._lacking:
+                    self._lacking = False
+                    self._log.important(CORE, "gwlbtun can start tunnel threads again.")
             except RuntimeError as error:
                 self._tell(str(error))
                 time.sleep(RETRY_S)
@@ -74,5 +78,5 @@ class Starter:
     def _tell(self, why: str) -> None:
         now = time.monotonic()
         if now - self._told >= TELL_S:
-            self._told = now
+            self._told, self._lacking = now, True
             self._log.important(CORE, f"gwlbtun cannot start a tunnel thread ({why}). It keeps trying.")

@@ -7,18 +7,17 @@ import threading
 from typing import Dict, List
 
 from . import fastpath, geneve
+from .identity import Identities
 from .logs import CORE, DUMPED_SECTIONS, GENEVE, TUNNEL, UDP, Entry, Level, Log
-from .tun import base60
-from .tunnel import PREFIXES
 
 _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6"}
 _EXTENSION_HEADERS = (0, 43, 60)  # hop-by-hop options, routing, destination options (RFC 8200)
 _FRAGMENT = 44
 
 
-def level_wanted(log: Log) -> int:
-    """How much the fast path has to trace for this log: enum gw_trace_level."""
-    most = max(log.levels[section] for section in DUMPED_SECTIONS)
+def level_wanted(levels: Dict[str, Level]) -> int:
+    """How much the fast path has to trace for a log of these levels: enum gw_trace_level."""
+    most = max(levels[section] for section in DUMPED_SECTIONS)
     return {Level.DEBUG: fastpath.TRACE_HEADERS, Level.DEBUGDETAIL: fastpath.TRACE_DUMP}.get(most, fastpath.TRACE_OFF)
 
 
@@ -70,8 +69,9 @@ def describe_inner(packet: bytes) -> str:
 class Trace:
     """Reads the trace of a handler, for the logger thread."""
 
-    def __init__(self, handler: fastpath.Handler, log: Log):
+    def __init__(self, handler: fastpath.Handler, identities: Identities, log: Log):
         self._handler = handler
+        self._identities = identities
         self._log = log
         self._record = fastpath.TraceRecord()
         self._lost = 0
@@ -96,7 +96,7 @@ class Trace:
             self._say(entries, UDP, f"{record.length} bytes from {source} to {_address(record.own_address)}", packet)
             self._say_inward(entries, packet)
         else:
-            way = (f"{PREFIXES[record.side]}{base60(record.eni)}: from Linux, {record.length} bytes, "
+            way = (f"{self._interface(record.side)}: from Linux, {record.length} bytes, "
                    f"{describe_inner(packet)}")
             if record.counter:
                 self._say(entries, TUNNEL, f"{way}: dropped, {self._reason()}", packet)
@@ -115,8 +115,12 @@ class Trace:
             self._say(entries, GENEVE, f"{header}: {describe_inner(inner)}: dropped, {self._reason()}", packet)
             return
         self._say(entries, GENEVE, f"{header}: {describe_inner(inner)}", packet[:header.size])
-        self._say(entries, TUNNEL, f"{PREFIXES[fastpath.GWI]}{base60(self._record.eni)}: to Linux, "
+        self._say(entries, TUNNEL, f"{self._interface(fastpath.GWI)}: to Linux, "
                                    f"{self._record.length - header.size} bytes, {describe_inner(inner)}", inner)
+
+    def _interface(self, side: int) -> str:
+        identity = self._identities.of(self._record.eni)
+        return identity.title(identity.gwi if side == fastpath.GWI else identity.gwo)
 
     def _reason(self) -> str:
         shim = self._handler.shim

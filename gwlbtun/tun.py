@@ -4,15 +4,18 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
-from typing import FrozenSet, List
+from typing import FrozenSet, List, Optional, Tuple
 
 from . import StartError, fastpath, rtnetlink
+from .netns import Namespace, inside
 
 MTU = 8500  # the inner packets of Gateway Load Balancer
 TX_QUEUE_GIVEN = 500         # packets that the kernel lets each queue of a TUN device hold (TUN_READQ_SIZE)
 TX_QUEUE = 10_000            # for one that carries traffic; each takes 8 bytes of kernel memory
+TX_QUEUE_RESTART = 50_000    # while gwlbtun restarts in place: a second of 50,000 packets a second
 TX_QUEUES_FIRST = 32_000     # of all queues together, for a device that has not carried much yet
 
 # <linux/if_tun.h>
@@ -32,19 +35,6 @@ _IFF_UP = 0x1
 # <linux/udp.h>
 _SOL_UDP, _UDP_SEGMENT = 17, 103
 
-_BASE60 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX"
-
-
-def base60(number: int) -> str:
-    """A 64-bit number in at most 11 characters: with a prefix of 4 it fits the 15 of an interface name."""
-    text = ""
-    while True:
-        number, digit = divmod(number, 60)
-        text = _BASE60[digit] + text
-        if not number:
-            return text
-
-
 def _offload_flags(offloads: int) -> int:
     return ((_MERGE_TCP if offloads & fastpath.OFFLOAD_MERGE_TCP else 0)
             | (_MERGE_UDP if offloads & fastpath.OFFLOAD_MERGE_UDP else 0))
@@ -52,12 +42,17 @@ def _offload_flags(offloads: int) -> int:
 
 def _open_queue(name: str, exclusive: bool) -> int:
     """Opens a queue of the device of that name; the first one makes the device. %d in a name means a free number."""
-    fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:  # whose text names the file
+        raise OSError(error.errno, f"cannot open {_DEVICE}: {error.strerror}") from None
     flags = _IFF_TUN | _IFF_NO_PI | _IFF_MULTI_QUEUE | _IFF_VNET_HDR | (_IFF_TUN_EXCL if exclusive else 0)
     try:
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
-    except OSError:
+    except OSError as error:
         os.close(fd)
+        if error.errno == errno.ENOTTY:
+            raise OSError(error.errno, f"{_DEVICE} is another device") from None
         raise
     return fd
 
@@ -101,29 +96,68 @@ def probe(wanted: FrozenSet[str]) -> int:
 class Device:
     """A TUN interface of this process. It exists as long as one of its queues is open."""
 
-    def __init__(self, name: str, queues: int, offloads: int):
+    def __init__(self, name: str, queues: int, offloads: int, namespace: Optional[Namespace] = None):
         """Makes it, down; offloads: enum gw_offload. Raises OSError, whose text says what to do."""
         self.name = name
-        self.index = 0
+        self.index = 0  # in its namespace
         self.fds: List[int] = []
+        self._namespace = namespace
         self._tx_queue = TX_QUEUE_GIVEN
         try:
-            self.fds.append(_open_queue(name, exclusive=True))
-            self.index = socket.if_nametoindex(name)
-            fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, _offload_flags(offloads))
-            self._configure(_SIOCSIFMTU, struct.pack("i", MTU))
-            while len(self.fds) < queues:
-                self.fds.append(_open_queue(name, exclusive=False))
+            with inside(namespace):
+                self._make(queues, offloads)
         except OSError as error:
             self.close()
             if error.errno == errno.EBUSY:
                 raise OSError(error.errno, f"somebody else has an interface {name}: "
-                                           f"delete it with ip link delete {name}") from None
+                                           f"delete it with {self.ip} link delete {name}") from None
             raise
 
+    def _make(self, queues: int, offloads: int) -> None:
+        self.fds.append(_open_queue(self.name, exclusive=True))
+        self.index = socket.if_nametoindex(self.name)
+        fcntl.ioctl(self.fds[0], _TUNSETOFFLOAD, _offload_flags(offloads))
+        self._configure(_SIOCSIFMTU, struct.pack("i", MTU))
+        while len(self.fds) < queues:
+            self.fds.append(_open_queue(self.name, exclusive=False))
+
+    @classmethod
+    def adopt(cls, name: str, index: int, tx_queue: int, fds: List[int], offloads: int,
+              namespace: Optional[Namespace] = None) -> "Device":
+        """The device that another program has made, by its queues. Raises OSError when they are no queues of a device."""
+        device = cls.__new__(cls)
+        device.name, device.index, device._tx_queue, device._namespace = name, index, tx_queue, namespace
+        device.fds = fds
+        for fd in fds:
+            fcntl.ioctl(fd, _TUNGETIFF, bytes(40))
+        fcntl.ioctl(fds[0], _TUNSETOFFLOAD, _offload_flags(offloads))
+        return device
+
+    def add_queues(self, queues: int) -> None:
+        """Until it has so many. Raises OSError."""
+        name = self._name_now()
+        with inside(self._namespace):
+            while len(self.fds) < queues:
+                self.fds.append(_open_queue(name, exclusive=False))
+
+    def lengthen(self) -> None:
+        """Lets its queues hold what comes while gwlbtun restarts in place."""
+        self._set_tx_queue(TX_QUEUE_RESTART)
+
+    @property
+    def ip(self) -> str:
+        """The command for it."""
+        return f"ip -n {self._namespace.name}" if self._namespace else "ip"
+
+    @property
+    def tx_queue(self) -> int:
+        """The length that gwlbtun has given its queues."""
+        return self._tx_queue
+
     def up(self) -> None:
-        flags, = struct.unpack_from("H", self._configure(_SIOCGIFFLAGS, b""), 16)
-        self._configure(_SIOCSIFFLAGS, struct.pack("H", flags | _IFF_UP))
+        with inside(self._namespace):
+            flags, = struct.unpack_from("H", self._configure(_SIOCGIFFLAGS, b""), 16)
+            self._configure(_SIOCSIFFLAGS, struct.pack("H", flags | _IFF_UP))
 
     def settle(self) -> None:
         """After the create hook: lengthens its queues, and replaces a root qdisc that is still the kernel's own by noqueue.
@@ -131,8 +165,8 @@ class Device:
         The device has queues of its own, so another one in front would only cost. By default there is one for each of the 256
         queues that Linux gives a multi-queue TUN. A qdisc that a hook has put there stays.
         """
-        with contextlib.suppress(OSError):  # the device works without this, at a price
-            if self._is_here() and not rtnetlink.has_own_qdisc(self.index):
+        with contextlib.suppress(OSError), inside(self._namespace):  # the device works without this, at a price
+            if self.is_here() and not rtnetlink.has_own_qdisc(self.index):
                 rtnetlink.use_no_queue(self.index)
         self._set_tx_queue(min(TX_QUEUES_FIRST // len(self.fds), TX_QUEUE))
 
@@ -142,24 +176,42 @@ class Device:
 
     def _set_tx_queue(self, packets: int) -> None:
         """Sets the length of each queue, unless a hook has chosen it."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), inside(self._namespace):
             length, = struct.unpack_from("i", self._configure(_SIOCGIFTXQLEN, b""), 16)
             if length == self._tx_queue != packets:
                 self._configure(_SIOCSIFTXQLEN, struct.pack("i", packets))
                 self._tx_queue = packets
 
+    def look(self) -> Tuple[str, bool]:
+        """Its name, and whether it is up, in whatever namespace it is. Raises OSError when it has been deleted."""
+        poll = select.poll()
+        poll.register(self.fds[0], select.POLLOUT)  # tun_chr_poll(): what is down takes nothing
+        return self._name_now(), bool(poll.poll(0))
+
+    def is_here(self) -> bool:
+        """Whether it is in the namespace where it was made. A hook may have moved it, and another may have its index here.
+
+        Raises OSError when it has been deleted.
+        """
+        name = self._name_now()
+        with inside(self._namespace):
+            try:
+                return socket.if_nametoindex(name) == self.index
+            except OSError:
+                return False
+
     def close(self) -> None:
-        """Deletes it. Closing its queues is not enough: a child process that is starting may hold copies of them."""
-        with contextlib.suppress(OSError):
-            if self.fds and self._is_here():
+        """Deletes it, unless that is done. Closing its queues is not enough: a child process that is starting may hold copies
+        of them."""
+        with contextlib.suppress(OSError), inside(self._namespace):
+            if self.fds and self.is_here():
                 rtnetlink.delete_link(self.index)
         while self.fds:
             os.close(self.fds.pop())
 
-    def _is_here(self) -> bool:
-        """Whether it is in our own network namespace. A hook may have moved it, and another may have its index here."""
-        name = fcntl.ioctl(self.fds[0], _TUNGETIFF, bytes(40))[:16].rstrip(b"\0").decode()
-        return socket.if_nametoindex(name) == self.index
+    def _name_now(self) -> str:
+        """Somebody may have renamed it."""
+        return fcntl.ioctl(self.fds[0], _TUNGETIFF, bytes(40))[:16].partition(b"\0")[0].decode(errors="replace")
 
     def _configure(self, request: int, value: bytes) -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:

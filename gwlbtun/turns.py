@@ -9,6 +9,8 @@ import threading
 import time
 from typing import Optional, Set, overload
 
+from .worker import WAKE_S
+
 TURN_S = 2.0
 POLL_S = 0.1
 
@@ -74,7 +76,7 @@ class Turns:
                     self._taken.add(turn)
                     turn.renew()
                     return turn
-            turn.called.wait(POLL_S if leads else None)
+            turn.called.wait(POLL_S if leads else WAKE_S)
             turn.called.clear()
 
     def end(self, turn: Turn) -> None:

@@ -4,7 +4,8 @@
 Any client that reaches the port may send anything, or nothing. One thread, started early, serves all connections and waits
 for none of them. It gathers requests, has http.server parse those that are complete, and writes as much of an answer as the
 client takes. A connection carries one request of up to REQUEST_BYTES and has REQUEST_S for it. When there are more than
-CONNECTIONS, the oldest is closed. So no client can keep a health check out, or use more than a bounded amount of memory.
+CONNECTIONS, the oldest is closed, and so is one that holds an answer when clients are slow to take more than HELD_BYTES of
+them. So no client can keep a health check out, or use more than a bounded amount of memory.
 """
 import errno
 import ipaddress
@@ -14,25 +15,25 @@ import threading
 import time
 from typing import Callable, Dict, List, Optional
 
-from . import StartError
+from . import StartError, accepting
 from .checks import Address
 from .logs import HEALTHCHECK, Log
-from .request import Answer, Request, whole_request
+from .request import PATIENCE_MOST_S, PATIENCE_S, Answer, Request, whole_request
 from .worker import Worker
 
 CONNECTIONS = 256
 ACCEPTS = 32            # connections accepted before the existing ones get their turn
 REQUEST_BYTES = 16_384
 REQUEST_S = 5.0
-PATIENCE_S = 0.06       # for an answer that is being made; then the one before it will do
 ANSWER_S = 10.0
+HELD_BYTES = 64 << 20   # of different answers, while clients take them
 LINGER_S = 1.0          # for a client that still sends to read why it is refused
-RETRY_S = 0.01
-BUFFER_BYTES = 65_536   # of each connection, in each direction, in the kernel
+RECEIVE_BYTES = 65_536  # of each connection in the kernel
+SEND_BYTES = 131_072    # likewise; with half of it, each 64 KB over loopback wait 40 ms for an acknowledgement
 
-# Answers by the path, the Accept header, and whether it is late. None: a newer answer is being made, so the server asks again
-# after wake(), or when it is late.
-Answerer = Callable[[str, str, bool], Optional[Answer]]
+# Answers by the path, the Accept header, and how many seconds the request has waited. None: a newer answer is being made, so
+# the server asks again after wake(), when PATIENCE_S are over, and for the last time when PATIENCE_MOST_S are.
+Answerer = Callable[[str, str, float], Optional[Answer]]
 
 
 class _Connection:
@@ -41,7 +42,8 @@ class _Connection:
     def __init__(self, accepted: socket.socket, client: str):
         self.socket = accepted
         self.client = client
-        self.due = time.monotonic() + REQUEST_S  # when it is closed; while it waits for an answer, when that is late
+        self.due = time.monotonic() + REQUEST_S  # when it is closed; while it waits for an answer, when to ask again
+        self.asked = 0.0  # when the request was complete
         self.received = bytearray()
         self.request: Optional[Request] = None  # which waits for its answer
         self.unsent: List[memoryview] = []
@@ -51,19 +53,21 @@ class _Connection:
 class Server:
     """Answers every GET and HEAD."""
 
-    def __init__(self, address: Address, answer: Answerer, log: Log):
-        """Raises StartError when it cannot listen on the port."""
+    def __init__(self, address: Address, answer: Answerer, log: Log, listener: Optional[socket.socket] = None):
+        """listener: a socket that listens there already. Raises StartError when it cannot listen on the port."""
         self._answer = answer
         self._log = log
         self._connections: Dict[_Connection, None] = {}  # oldest first
         self._opened = threading.Event()
         self._stopping = False
-        self._worker = Worker(log, "gwlbtun Health", self._serve)
+        self._worker = Worker(log, "gwlbtun Health", self._serve, again=True, wakes=True)
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        self.socket = _listen(address)
+        self._suspended = False
+        self._quiet = threading.Event()  # suspended, and nobody waits for an answer
+        self.socket = listener or listen(address)
 
     def start(self) -> None:
         """Starts the thread while the system has room for it. Raises RuntimeError when it has none."""
@@ -80,6 +84,17 @@ class Server:
         except OSError:  # full, and so awake; or closed
             pass
 
+    def suspend(self, timeout: float) -> None:
+        """Accepts nobody until go_on(): clients wait in the kernel. Returns when those that are here have their answers."""
+        self._quiet.clear()
+        self._suspended = True
+        self.wake()
+        self._quiet.wait(timeout)
+
+    def go_on(self) -> None:
+        self._suspended = False
+        self.wake()
+
     def stop(self) -> None:
         self._stopping = True
         self._opened.set()
@@ -88,9 +103,9 @@ class Server:
 
     def _serve(self) -> None:
         self._opened.wait()
-        self._selector.register(self._wake_read, selectors.EVENT_READ, self._hear)
-        self._selector.register(self.socket, selectors.EVENT_READ, self._accept)
+        self._begin_anew()
         while not self._stopping:
+            self._look_whether_to_accept()
             due = min((connection.due for connection in self._connections), default=None)
             for key, _ in self._selector.select(None if due is None else max(due - time.monotonic(), 0)):
                 if isinstance(key.data, _Connection):
@@ -99,11 +114,28 @@ class Server:
                     key.data()
             now = time.monotonic()
             for connection in [connection for connection in self._connections if connection.due <= now]:
-                self._serve_one(connection, self._answer_late if connection.request else self._drop)
+                self._serve_one(connection, self._try if connection.request else self._drop)
         for connection in list(self._connections):
             self._drop(connection)
         for each in (self.socket, self._wake_read, self._wake_write, self._selector):
             each.close()
+
+    def _begin_anew(self) -> None:
+        """Without those whose requests it may have failed at."""
+        for connection in list(self._connections):
+            self._drop(connection)
+        for key in list(self._selector.get_map().values()):
+            self._selector.unregister(key.fileobj)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._hear)
+
+    def _look_whether_to_accept(self) -> None:
+        accepting = self.socket in self._selector.get_map()
+        if self._suspended and accepting:
+            self._selector.unregister(self.socket)
+        elif not self._suspended and not accepting:
+            self._selector.register(self.socket, selectors.EVENT_READ, self._accept)
+        if self._suspended and not self._connections:
+            self._quiet.set()
 
     def _serve_one(self, connection: _Connection, step: Callable[[_Connection], None]) -> None:
         """Serves one client. Whatever goes wrong with it, the server goes on with the others."""
@@ -121,15 +153,7 @@ class Server:
             self._serve_one(connection, self._try)
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS):
-            try:
-                accepted, address = self.socket.accept()
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):  # no descriptor is left: another must end first
-                    self._drop_oldest()
-                    time.sleep(RETRY_S)
-                return
-            accepted.setblocking(False)
+        for accepted, address in accepting.waiting(self.socket, ACCEPTS, self._drop_oldest):
             connection = _Connection(accepted, address[0])
             self._connections[connection] = None
             self._serve_one(connection, self._await_request)
@@ -159,7 +183,7 @@ class Server:
 
     def _read(self, connection: _Connection) -> None:
         try:
-            more = connection.socket.recv(BUFFER_BYTES if connection.lingers
+            more = connection.socket.recv(RECEIVE_BYTES if connection.lingers
                                           else REQUEST_BYTES + 1 - len(connection.received))
         except BlockingIOError:
             return
@@ -180,30 +204,34 @@ class Server:
         self._watch(connection, 0)
         connection.received.clear()
         if request.read(too_large):
-            connection.request, connection.due = request, time.monotonic() + PATIENCE_S
+            connection.request, connection.asked = request, time.monotonic()
+            connection.due = connection.asked + PATIENCE_S
             self._try(connection)
         else:
             connection.lingers = True
             self._send(connection, request.output())
 
-    def _answer_late(self, connection: _Connection) -> None:
-        self._try(connection, late=True)
-
-    def _try(self, connection: _Connection, late: bool = False) -> None:
+    def _try(self, connection: _Connection) -> None:
         request = connection.request
         if request is None:
             return
-        answer = self._answer(request.path, request.accept, late)
+        waited_s = time.monotonic() - connection.asked
+        answer = self._answer(request.path, request.accept, waited_s)
         if answer is not None:
             connection.request = None
             self._send(connection, request.output(answer))
-        elif late:
+        elif waited_s >= PATIENCE_MOST_S:
             raise RuntimeError("there is no answer")
+        elif waited_s >= PATIENCE_S:
+            connection.due = connection.asked + PATIENCE_MOST_S
 
     def _send(self, connection: _Connection, pieces: List[bytes]) -> None:
         connection.unsent = [memoryview(piece) for piece in pieces if piece]
         connection.due = time.monotonic() + ANSWER_S
         self._write(connection)
+        holders = [other for other in self._connections if other.unsent and other is not connection]
+        while holders and connection.unsent and _held_by([*holders, connection]) > HELD_BYTES:
+            self._drop(holders.pop(0))
 
     def _write(self, connection: _Connection) -> None:
         while connection.unsent:
@@ -224,14 +252,20 @@ class Server:
             self._drop(connection)
 
 
-def _listen(address: Address) -> socket.socket:
+def _held_by(connections: List[_Connection]) -> int:
+    """The bytes of the answers that they hold; many may share one."""
+    pieces = {id(piece.obj): memoryview(piece.obj) for connection in connections for piece in connection.unsent}
+    return sum(piece.nbytes for piece in pieces.values())
+
+
+def listen(address: Address) -> socket.socket:
     """Makes the listening socket, whose settings connections inherit."""
     listener = _socket_for(address.host)
     try:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        for buffer in socket.SO_SNDBUF, socket.SO_RCVBUF:
-            listener.setsockopt(socket.SOL_SOCKET, buffer, BUFFER_BYTES // 2)  # the kernel doubles it
+        for buffer, size in (socket.SO_SNDBUF, SEND_BYTES), (socket.SO_RCVBUF, RECEIVE_BYTES):
+            listener.setsockopt(socket.SOL_SOCKET, buffer, size // 2)  # the kernel doubles it
         listener.bind((address.host, address.port))
         listener.listen(128)
         return listener

@@ -21,18 +21,18 @@
 #include "waiting.h"
 
 struct gw_admission {
-	uint64_t *allowed; /* ENI IDs, ascending; NULL: all are */
+	uint64_t *allowed; /* ENI IDs, ascending; NULL allows all */
 	unsigned allowed_count;
-	_Atomic bool full; /* no further endpoint is made */
+	_Atomic bool full; /* no room for further endpoints */
 	int bell;          /* ENI IDs have been announced */
 	_Atomic bool sleeps;
 	/* The control thread's. */
 	struct gw_waiting **waiting;
 	unsigned rooms;
-	unsigned next; /* the room that it hears first */
+	unsigned next; /* the room that the next hearing starts with */
 };
 
-/* In zeroed memory; waiting holds the rooms of all receivers, once they are made.  False with errno. */
+/* Works on zeroed memory.  waiting: the rooms of all receivers, which exist by then.  False with errno. */
 bool gw_admission_begin(struct gw_admission *admission, struct gw_waiting **waiting, unsigned rooms);
 void gw_admission_end(struct gw_admission *admission);
 
@@ -45,7 +45,7 @@ bool gw_admission_allows(const struct gw_admission *admission, uint64_t eni);
 /* U threads: announces the ID of a packet that waits in the thread's own room. */
 void gw_admission_announce(struct gw_admission *admission, struct gw_waiting *own, uint64_t eni);
 
-/* The counter of the reason for which there is no endpoint for a packet that has waited. */
+/* The counter for a packet that has waited in vain: it names the reason why there is no endpoint. */
 unsigned gw_admission_refusal(const struct gw_admission *admission);
 
 /* Control thread: what gw_handler_listen() does. */

@@ -18,7 +18,7 @@ void gw_bell_ring(int bell)
 	const uint64_t one = 1;
 	ssize_t written = write(bell, &one, sizeof(one));
 
-	/* EAGAIN: it rings already.  Nothing else can go wrong with an eventfd. */
+	/* EAGAIN: it rings already.  An eventfd has no other error here. */
 	(void)written;
 }
 
@@ -27,6 +27,6 @@ void gw_bell_silence(int bell)
 	uint64_t rung;
 	ssize_t got = read(bell, &rung, sizeof(rung));
 
-	/* EAGAIN: it did not ring. */
+	/* EAGAIN: it was silent. */
 	(void)got;
 }

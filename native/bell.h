@@ -8,7 +8,7 @@
 #ifndef GW_BELL_H
 #define GW_BELL_H
 
-/* Its file descriptor; -1 with errno. */
+/* The file descriptor of a new bell; -1 with errno. */
 int gw_bell_new(void);
 
 void gw_bell_ring(int bell);

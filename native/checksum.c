@@ -12,7 +12,7 @@
 
 #include <arpa/inet.h>
 
-/* Bytes from which a loop in vectors is faster than one in words. */
+/* From this many bytes on, a loop in vectors is faster than one in words. */
 #define VECTORS_PAY 128u
 
 static uint64_t sum_many_words(const uint8_t *p, size_t words);
@@ -75,7 +75,7 @@ static uint64_t sum_copy_many_words(uint8_t *out, const uint8_t *p, size_t words
 }
 
 #ifdef __x86_64__
-/* Not every x86-64 has it, and it is faster by half. */
+/* Not every x86-64 has AVX2, which is faster by half. */
 __attribute__((target("avx2"))) static uint64_t sum_words_avx2(const uint8_t *p, size_t words)
 {
 	return sum_words(p, words);
@@ -87,10 +87,8 @@ __attribute__((target("avx2"))) static uint64_t sum_copy_words_avx2(uint8_t *out
 }
 #endif
 
-/*
- * The sums of all words, modulo 2^64, and of their upper halves give that of the lower halves, with no carry to look
- * after in less than 2^32 words: a loop that compilers turn into vector instructions.
- */
+/* Adds up all words, modulo 2^64, and their upper halves.  The difference is the sum of the lower halves.  No carry needs
+ * care in less than 2^32 words, so compilers turn the loop into vector instructions. */
 static inline uint64_t sum_words(const uint8_t *p, size_t words)
 {
 	uint64_t all = 0, high = 0;
@@ -126,7 +124,7 @@ static uint64_t load_word(const uint8_t *p)
 	return word;
 }
 
-/* Up to 7 bytes, as if zeros followed. */
+/* Adds up to 7 bytes, as if zeros followed. */
 static uint64_t sum_tail(const uint8_t *p, size_t len)
 {
 	uint64_t sum = 0;
@@ -159,7 +157,7 @@ static uint64_t address_sum(const uint8_t *packet)
 	return packet[0] >> 4 == 4 ? gw_sum(packet + 12, 8, 0) : gw_sum(packet + 8, 32, 0);
 }
 
-/* As skb_checksum_help(): whatever the protocol, 0 becomes 0xffff. */
+/* Like skb_checksum_help(): 0 becomes 0xffff, whatever the protocol. */
 bool gw_checksum_complete(uint8_t *packet, size_t len, unsigned start, unsigned offset)
 {
 	uint16_t checksum;

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT-0 */
-/*
- * clock.h - the time, as exact as is needed.
- */
+/* clock.h - the time, as exact as its readers need it. */
 #ifndef GW_CLOCK_H
 #define GW_CLOCK_H
 
@@ -16,7 +14,7 @@ static inline uint64_t gw_now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* Seconds, for what ages: flows and sockets.  Cheaper than the above; never 0. */
+/* Seconds, for ages of flows and sockets.  Cheaper than gw_now_ns(); never 0. */
 static inline uint32_t gw_now_s(void)
 {
 	struct timespec now;

@@ -40,7 +40,7 @@ void gw_duty_call(struct gw_duty *duty)
 	}
 }
 
-/* True if it was from, and is to now. */
+/* Changes the duty from `from` to `to`; false if it was not `from`. */
 static bool change(struct gw_duty *duty, uint32_t from, uint32_t to)
 {
 	return atomic_compare_exchange_strong(&duty->who, &from, to);
@@ -69,7 +69,7 @@ bool gw_duty_rest(struct gw_duty *duty, int queue)
 			continue;
 		}
 		fds[1].revents = 0;
-		/* No time-out: a timer for each sleep costs more than the rest of it. */
+		/* Without a time-out: a timer costs more than the rest of a sleep. */
 		(void)poll(fds, who == GW_DUTY_NOBODY ? 2 : 1, -1);
 		if (fds[0].revents)
 			gw_bell_silence(duty->bell);
@@ -111,11 +111,11 @@ void gw_duty_give_back(struct gw_duty *duty, unsigned receiver)
 
 void gw_duty_recall(struct gw_duty *duty)
 {
-	uint32_t who;
+	int receiver;
 
 	gw_duty_call(duty);
-	/* Now, for a U thread may have come on duty just before. */
-	who = atomic_load(&duty->who);
-	if (who >= GW_DUTY_RECEIVER)
-		gw_gate_call_off(duty->gate[(who - GW_DUTY_RECEIVER) / 2]);
+	/* Only now: a U thread may have come on duty just before. */
+	receiver = gw_duty_receiver(atomic_load(&duty->who));
+	if (receiver >= 0)
+		gw_gate_call_off(duty->gate[receiver]);
 }

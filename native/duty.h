@@ -38,20 +38,26 @@ enum { GW_DUTY_THREAD, GW_DUTY_NOBODY, GW_DUTY_ABSENT, GW_DUTY_RECEIVER = 4 };
 struct gw_duty {
 	int bell; /* wakes the T thread */
 	_Atomic uint32_t who;
-	_Atomic int cpu; /* on which it went to sleep */
+	_Atomic int cpu; /* the core that it went to sleep on */
 	/* Constant. */
-	const _Atomic bool *stop;    /* it is to look up from its sleep */
-	struct gw_gate *const *gate; /* of each receiver */
-	struct gw_ring *ring;        /* that it drains: every stride-th from this one on */
+	const _Atomic bool *stop;    /* tells it to look up from its sleep */
+	struct gw_gate *const *gate; /* one for each receiver */
+	struct gw_ring *ring;        /* it drains every stride-th of them from this one on */
 	unsigned rings, stride;
 };
+
+/* The U thread that a value of `who` names, or -1. */
+static inline int gw_duty_receiver(uint32_t who)
+{
+	return who >= GW_DUTY_RECEIVER ? (int)(who - GW_DUTY_RECEIVER) / 2 : -1;
+}
 
 static inline struct gw_ring *gw_duty_ring(const struct gw_duty *duty, unsigned i)
 {
 	return &duty->ring[i * duty->stride];
 }
 
-/* Whether no record is there for the T thread. */
+/* Whether its rings hold no record. */
 static inline bool gw_duty_rings_empty(const struct gw_duty *duty)
 {
 	for (unsigned i = 0; i < duty->rings; i++)
@@ -62,32 +68,33 @@ static inline bool gw_duty_rings_empty(const struct gw_duty *duty)
 
 /* ---- The T thread ------------------------------------------------------------------------------------------------*/
 
-/* Comes on duty, when the thread begins. */
+/* Puts the thread on duty when it begins. */
 void gw_duty_begin(struct gw_duty *duty);
 
-/* Goes off duty and sleeps until there is something to do, on duty again; true if its queue is to be read. */
+/* Goes off duty and sleeps until there is work, then comes on duty again.  True if the thread must read its queue. */
 bool gw_duty_rest(struct gw_duty *duty, int queue);
 
 /* ---- U threads ---------------------------------------------------------------------------------------------------*/
 
-/* Takes the duty of a T thread that sleeps, in poll on its queue as well until its bell rings.  False if it does not sleep. */
+/* Takes over from a T thread that sleeps.  That thread goes on polling its queue until its bell rings.  False if it does not
+ * sleep. */
 bool gw_duty_take(struct gw_duty *duty, unsigned receiver);
 
 /* Whether the U thread is on duty. */
 bool gw_duty_is_of(const struct gw_duty *duty, unsigned receiver);
 
-/* Goes off duty.  The T thread is woken if there is work for it, or if it would not notice that there is. */
+/* Goes off duty.  Wakes the T thread if there is work for it that it would not notice by itself. */
 void gw_duty_give_back(struct gw_duty *duty, unsigned receiver);
 
 /* ---- Anyone ------------------------------------------------------------------------------------------------------*/
 
-/* After a store that the T thread shall see: it will be on duty, or look at what was stored before it sleeps. */
+/* To be called after a store that the T thread must see: the thread then comes on duty, or looks before it sleeps. */
 void gw_duty_call(struct gw_duty *duty);
 
-/* Control threads: it will be on duty soon, also where a U thread is now. */
+/* Control threads: calls the T thread to duty, also when a U thread has it now. */
 void gw_duty_recall(struct gw_duty *duty);
 
-/* Control threads: from now on its thread is to be started when there is something for it. */
+/* Control threads: from now on, work for this T thread makes Python start it. */
 void gw_duty_vacate(struct gw_duty *duty);
 
 #endif

@@ -19,12 +19,16 @@
 #include "flow.h"
 #include "waiting.h"
 
-static int take_slot(struct gw_endpoints *table);
+static struct gw_endpoint *make(struct gw_endpoints *table, uint64_t eni, unsigned slot, uint64_t made_ns);
+static int free_slot(const struct gw_endpoints *table);
+static bool is_used(const struct gw_endpoints *table, unsigned slot);
+static void take_slot(struct gw_endpoints *table, unsigned slot);
 static bool equip(struct gw_endpoint *endpoint);
 static size_t ring_memory_size(const struct gw_endpoint *endpoint);
 static bool equip_tunnels(struct gw_endpoint *endpoint, unsigned side);
 static bool equip_tunnel(struct gw_endpoint *endpoint, unsigned side, unsigned index);
 static unsigned bucket_of(const struct gw_endpoints *table, uint64_t eni);
+static void drop_rings(struct gw_endpoint *endpoint);
 static void dismantle(struct gw_endpoint *endpoint);
 static void give_slot(struct gw_endpoints *table, unsigned slot);
 
@@ -46,22 +50,35 @@ void gw_endpoints_end(struct gw_endpoints *table)
 
 struct gw_endpoint *gw_endpoints_add(struct gw_endpoints *table, uint64_t eni)
 {
-	struct gw_endpoint *endpoint;
-	int slot = take_slot(table);
+	int slot = free_slot(table);
 
 	if (slot < 0) {
 		errno = ENOSPC;
 		return NULL;
 	}
-	endpoint = calloc(1, sizeof(*endpoint));
-	if (!endpoint) {
-		give_slot(table, (unsigned)slot);
+	return make(table, eni, (unsigned)slot, gw_now_ns());
+}
+
+struct gw_endpoint *gw_endpoints_adopt(struct gw_endpoints *table, uint64_t eni, unsigned slot, uint64_t made_ns)
+{
+	if (slot >= table->max || is_used(table, slot) || gw_endpoints_find(table, eni)) {
+		errno = EINVAL;
 		return NULL;
 	}
+	return make(table, eni, slot, made_ns);
+}
+
+static struct gw_endpoint *make(struct gw_endpoints *table, uint64_t eni, unsigned slot, uint64_t made_ns)
+{
+	struct gw_endpoint *endpoint = calloc(1, sizeof(*endpoint));
+
+	if (!endpoint)
+		return NULL;
+	take_slot(table, slot);
 	endpoint->table = table;
 	endpoint->eni = eni;
-	endpoint->slot = (unsigned)slot;
-	endpoint->made_ns = gw_now_ns();
+	endpoint->slot = slot;
+	endpoint->made_ns = made_ns;
 	if (!equip(endpoint)) {
 		int error = errno;
 
@@ -73,18 +90,26 @@ struct gw_endpoint *gw_endpoints_add(struct gw_endpoints *table, uint64_t eni)
 	return endpoint;
 }
 
-static int take_slot(struct gw_endpoints *table)
+static int free_slot(const struct gw_endpoints *table)
 {
 	for (unsigned slot = 0; slot < table->max; slot++)
-		if (!(table->slots_used[slot / 64] >> slot % 64 & 1)) {
-			table->slots_used[slot / 64] |= 1ull << slot % 64;
-			atomic_fetch_add(&table->count, 1);
+		if (!is_used(table, slot))
 			return (int)slot;
-		}
 	return -1;
 }
 
-/* Memory and descriptors; what is missing on failure is seen by dismantle(). */
+static bool is_used(const struct gw_endpoints *table, unsigned slot)
+{
+	return table->slots_used[slot / 64] >> slot % 64 & 1;
+}
+
+static void take_slot(struct gw_endpoints *table, unsigned slot)
+{
+	table->slots_used[slot / 64] |= 1ull << slot % 64;
+	atomic_fetch_add(&table->count, 1);
+}
+
+/* Acquires memory and descriptors.  On failure, dismantle() sees what is missing. */
 static bool equip(struct gw_endpoint *endpoint)
 {
 	const unsigned receivers = endpoint->table->shared->receivers;
@@ -141,7 +166,7 @@ static bool equip_tunnel(struct gw_endpoint *endpoint, unsigned side, unsigned i
 	tunnel->answers = true;
 	tunnel->duty.stop = &endpoint->stop;
 	tunnel->duty.gate = shared->gate;
-	/* Those of receivers index, index + threads, and so on; a T thread of gwo has none. */
+	/* Gives a T thread of gwi the rings of receivers index, index + threads, and so on.  One of gwo has none. */
 	tunnel->duty.stride = threads;
 	if (side == GW_GWI && index < shared->receivers) {
 		tunnel->duty.ring = &endpoint->ring[index];
@@ -149,6 +174,27 @@ static bool equip_tunnel(struct gw_endpoint *endpoint, unsigned side, unsigned i
 	}
 	tunnel->duty.bell = gw_bell_new();
 	return tunnel->duty.bell >= 0;
+}
+
+/* ---- Adopted -----------------------------------------------------------------------------------------------------*/
+
+unsigned gw_endpoint_slot(const struct gw_endpoint *endpoint)
+{
+	return endpoint->slot;
+}
+
+void gw_endpoint_resume(struct gw_endpoint *endpoint, uint64_t last_ns, uint64_t ring_drops, uint64_t flow_drops)
+{
+	struct gw_ring *ring = &endpoint->ring[0];
+
+	atomic_store(&ring->last_ns, last_ns);
+	atomic_store(&ring->drops, ring_drops);
+	atomic_store(&ring->unlearned, flow_drops);
+}
+
+uint64_t gw_endpoints_forget_strays(struct gw_endpoints *table)
+{
+	return gw_flows_forget_others(table->shared->flows, table->slots_used);
 }
 
 /* ---- Published ---------------------------------------------------------------------------------------------------*/
@@ -210,6 +256,11 @@ int gw_tunnel_run(struct gw_endpoint *endpoint, unsigned side, unsigned thread, 
 	return gw_tunnel_work(&endpoint->tunnel[side][thread], fd);
 }
 
+unsigned gw_tunnel_stalled(struct gw_endpoint *endpoint, unsigned side, unsigned thread, int fd, int *receiver)
+{
+	return gw_tunnel_look(&endpoint->tunnel[side][thread], fd, receiver);
+}
+
 void gw_endpoint_age(struct gw_endpoint *endpoint)
 {
 	const uint64_t now_ns = gw_now_ns();
@@ -266,6 +317,29 @@ uint64_t gw_endpoint_ring_drops(const struct gw_endpoint *endpoint)
 	return drops;
 }
 
+uint64_t gw_endpoint_flow_drops(const struct gw_endpoint *endpoint)
+{
+	uint64_t drops = 0;
+
+	for (unsigned i = 0; i < endpoint->table->shared->receivers; i++)
+		drops += atomic_load_explicit(&endpoint->ring[i].unlearned, memory_order_relaxed);
+	return drops;
+}
+
+uint64_t gw_endpoint_arrived(const struct gw_endpoint *endpoint, unsigned receiver)
+{
+	const struct gw_ring *ring = &endpoint->ring[receiver];
+
+	return atomic_load_explicit(&ring->packets, memory_order_relaxed) +
+	       atomic_load_explicit(&ring->drops, memory_order_relaxed) +
+	       atomic_load_explicit(&ring->unlearned, memory_order_relaxed);
+}
+
+void gw_endpoint_shed(struct gw_endpoint *endpoint, unsigned receiver, int shed)
+{
+	atomic_store_explicit(&endpoint->ring[receiver].shed, shed != 0, memory_order_relaxed);
+}
+
 uint64_t gw_endpoint_ring_bytes(const struct gw_endpoint *endpoint)
 {
 	uint64_t bytes = 0;
@@ -275,19 +349,9 @@ uint64_t gw_endpoint_ring_bytes(const struct gw_endpoint *endpoint)
 	return bytes;
 }
 
-uint64_t gw_endpoint_flows(const struct gw_endpoint *endpoint, unsigned family)
+void gw_endpoint_count_flows(const struct gw_endpoint *endpoint, struct gw_flow_count *count)
 {
-	return gw_flows_count(endpoint->table->shared->flows, endpoint->slot, family);
-}
-
-uint64_t gw_endpoint_flows_timed_out(const struct gw_endpoint *endpoint, unsigned family)
-{
-	return gw_flows_timed_out(endpoint->table->shared->flows, endpoint->slot, family);
-}
-
-uint64_t gw_endpoint_flows_evicted(const struct gw_endpoint *endpoint, unsigned family)
-{
-	return gw_flows_evicted(endpoint->table->shared->flows, endpoint->slot, family);
+	gw_flows_count(endpoint->table->shared->flows, endpoint->slot, count);
 }
 
 const uint64_t *gw_tunnel_counters(const struct gw_endpoint *endpoint, unsigned side, unsigned thread)
@@ -315,6 +379,19 @@ void gw_endpoint_unpublish(struct gw_endpoint *endpoint)
 void gw_endpoint_forget(struct gw_endpoint *endpoint)
 {
 	gw_flows_forget(endpoint->table->shared->flows, endpoint->slot);
+	drop_rings(endpoint);
+}
+
+/* Nobody else has a hand in its rings any more, nor in the counters of its T threads. */
+static void drop_rings(struct gw_endpoint *endpoint)
+{
+	const struct gw_ring_record *record;
+
+	for (unsigned i = 0; i < endpoint->table->shared->receivers; i++)
+		while ((record = gw_ring_peek(&endpoint->ring[i])) != NULL) {
+			gw_count(&endpoint->tunnel[GW_GWI][0].counters, GW_drop_endpoint_gone, record->packets);
+			gw_ring_release(&endpoint->ring[i], record);
+		}
 }
 
 void gw_endpoint_free(struct gw_endpoint *endpoint)
@@ -322,7 +399,7 @@ void gw_endpoint_free(struct gw_endpoint *endpoint)
 	dismantle(endpoint);
 }
 
-/* Memory, descriptors and slot of an endpoint that may lack any of them but the last. */
+/* Frees memory, descriptors and slot of an endpoint, which may lack all but the slot. */
 static void dismantle(struct gw_endpoint *endpoint)
 {
 	for (unsigned side = GW_GWI; side <= GW_GWO; side++) {

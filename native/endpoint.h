@@ -29,10 +29,10 @@
 struct gw_endpoints {
 	struct gw_shared *shared;
 	unsigned max;
-	uint64_t *slots_used;          /* a bit per slot */
+	uint64_t *slots_used;          /* one bit for each slot */
 	_Atomic unsigned count;        /* of endpoints, published or not */
-	_Atomic unsigned publications; /* of endpoints, so far */
-	_Atomic uint64_t ring_bytes;   /* what all rings may hold */
+	_Atomic unsigned publications; /* endpoints published so far */
+	_Atomic uint64_t ring_bytes;   /* bytes that all rings together may hold */
 	_Atomic(struct gw_endpoint *) bucket[GW_ENDPOINT_BUCKETS];
 };
 
@@ -46,19 +46,26 @@ struct gw_endpoint {
 	_Atomic bool up;          /* opened: its packets go to Linux */
 	_Atomic unsigned writers; /* T threads of gwi that run */
 	bool published;
-	struct gw_tunnel *tunnel[2]; /* by enum gw_side; shared->tunnel_threads of them */
-	struct gw_ring *ring;        /* one per receiver */
+	_Atomic uint32_t kernel_life; /* its flows may take the kernel (kernel_slots.h); 0: they may not */
+	struct gw_tunnel *tunnel[2];  /* by enum gw_side; shared->tunnel_threads of each */
+	struct gw_ring *ring;         /* one for each receiver */
 	uint8_t *ring_memory;
 };
 
-/* A table of at most max endpoints, in zeroed memory.  False with errno. */
+/* Makes a table of at most max endpoints in zeroed memory.  False with errno. */
 bool gw_endpoints_begin(struct gw_endpoints *table, struct gw_shared *shared, unsigned max);
 void gw_endpoints_end(struct gw_endpoints *table);
 
 /* Control threads: what gw_endpoint_new() does. */
 struct gw_endpoint *gw_endpoints_add(struct gw_endpoints *table, uint64_t eni);
 
-/* U threads, inside their gates: the published endpoint of an ENI ID, or NULL. */
+/* What gw_endpoint_adopt() does. */
+struct gw_endpoint *gw_endpoints_adopt(struct gw_endpoints *table, uint64_t eni, unsigned slot, uint64_t made_ns);
+
+/* What gw_handler_forget_strays() does. */
+uint64_t gw_endpoints_forget_strays(struct gw_endpoints *table);
+
+/* U threads, inside their gates: returns the published endpoint of an ENI ID, or NULL. */
 struct gw_endpoint *gw_endpoints_find(const struct gw_endpoints *table, uint64_t eni);
 
 #endif

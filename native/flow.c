@@ -4,10 +4,6 @@
  *
  * Theory of operation
  *
- * One mapping holds a header, what each slot holds, an array of buckets and a pool of entries.  All links are indices into
- * the pool and all else goes by offsets, so the mapping has no pointers in it and means the same wherever it is mapped.  It
- * comes zeroed from the kernel; only pages that were used take memory.
- *
  * U threads learn, T threads find, a control thread expires and forgets; any number of each, at the same time.
  *
  * - Each bucket is a chain under a sequence lock (flow_bucket.h).  Readers take no lock and write nothing.
@@ -18,7 +14,7 @@
  * A packet whose header equals the stored one finds that out as a reader, and writes only the entry's clock, once a
  * second.  The table thus stays shared in all cores' caches while flows are steady.
  *
- * An entry is taken from the pool (flow_pool.h), or from who has to make room when that is used up (flow_evict.h); filled
+ * An entry is taken from the pool (flow_pool.h), or when that is used up from a flow that must go (flow_evict.h); filled
  * (flow_entry.h) while nobody else can see it; linked; and some day unlinked and given back.  Continuations of a long
  * header belong to their flow's entry, and are written and read under its bucket's sequence number.  The clock of an entry
  * that is free or a continuation is 0, which is how sweeps tell.
@@ -27,34 +23,23 @@
  */
 #include "flow.h"
 
-#include <errno.h>
 #include <sched.h>
-#include <sys/mman.h>
-#include <sys/random.h>
+#include <string.h>
 
 #include "flow_bucket.h"
 #include "flow_entry.h"
 #include "flow_evict.h"
 #include "flow_pool.h"
+#include "flow_table.h"
 #include "siphash.h"
 
 #define EVICT_TRIES 8u
+#define IS_KEPT(kept, slot) ((kept)[(slot) / 64] >> (slot) % 64 & 1)
 #define SWEEP_SLICE 1024u /* entries that a sweep looks at before it lets others have the core */
 
-struct gw_flows {
-	size_t mapped;
-	size_t buckets_at; /* from the start of the mapping, bytes */
-	uint32_t mask;     /* number of buckets - 1 */
-	uint64_t secret[2];
-	struct gw_flow_pool pool;
-	struct gw_flow_shares shares;
-};
-
-/* Why an entry leaves its chain. */
+/* The reasons for which an entry leaves its chain. */
 enum leave { REPLACED, EVICTED, TIMED_OUT, FORGOTTEN };
 
-static size_t to_page(size_t bytes);
-static struct gw_flow_bucket *bucket_of(const struct gw_flows *flows, uint64_t hash);
 static bool already_known(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
                           uint32_t now);
 static uint32_t search(const struct gw_flows *flows, const struct gw_flow_bucket *bucket, uint32_t sequence,
@@ -67,6 +52,7 @@ static _Atomic uint32_t *locate(const struct gw_flows *flows, struct gw_flow_buc
                                 const struct gw_flow_key *key, uint32_t index);
 static void unlink_entry(struct gw_flows *flows, _Atomic uint32_t *link, enum leave why);
 static void count(struct gw_flows *flows, uint64_t key_word, uint64_t change);
+static uint32_t idle_limit(uint64_t key_word, uint32_t tcp_s, uint32_t other_s);
 static bool remove_older(struct gw_flows *flows, uint32_t index, unsigned slot, uint32_t before, enum leave why);
 static void give_flow(struct gw_flows *flows, uint32_t index);
 static void give_continuations(struct gw_flows *flows, unsigned slot, uint32_t first, unsigned number);
@@ -76,40 +62,12 @@ static void give(struct gw_flows *flows, unsigned slot, uint32_t index);
 
 struct gw_flows *gw_flows_new(uint32_t max, uint32_t slots)
 {
-	const size_t slots_at = to_page(sizeof(struct gw_flows));
-	const size_t buckets_at = to_page(slots_at + slots * sizeof(struct gw_flow_slot));
-	size_t buckets = 1, entries_at, size;
-	struct gw_flows *flows;
-
-	if (max < 16 || max > 1u << 30 || slots == 0 || slots > GW_SLOTS_MAX) {
-		errno = EINVAL;
-		return NULL;
-	}
-	while (buckets < max)
-		buckets *= 2;
-	entries_at = to_page(buckets_at + buckets * sizeof(struct gw_flow_bucket));
-	size = entries_at + ((size_t)max + 1) * sizeof(struct gw_flow_entry);
-	flows = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (flows == MAP_FAILED)
-		return NULL;
-	/* A million flows are touched at random: fewer TLB misses where the kernel can.  It may refuse. */
-	madvise(flows, size, MADV_HUGEPAGE);
-	if (getrandom(flows->secret, sizeof(flows->secret), 0) != sizeof(flows->secret)) {
-		munmap(flows, size);
-		return NULL;
-	}
-	flows->mapped = size;
-	flows->mask = (uint32_t)(buckets - 1);
-	flows->buckets_at = buckets_at;
-	flows->shares.slots = slots;
-	flows->shares.slots_at = slots_at - offsetof(struct gw_flows, shares);
-	gw_flow_pool_init(&flows->pool, entries_at - offsetof(struct gw_flows, pool), max);
-	return flows;
+	return gw_flows_open(max, slots, -1);
 }
 
-static size_t to_page(size_t bytes)
+struct gw_flows *gw_flows_open(uint32_t max, uint32_t slots, int fd)
 {
-	return (bytes + 4095) & ~(size_t)4095;
+	return gw_flow_table_open(max, slots, fd);
 }
 
 /* ---- A packet's key ----------------------------------------------------------------------------------------------*/
@@ -121,21 +79,14 @@ void gw_flow_hash(const struct gw_flows *flows, struct gw_flow_key *key)
 
 void gw_flows_prefetch_bucket(const struct gw_flows *flows, const struct gw_flow_key *key)
 {
-	__builtin_prefetch(bucket_of(flows, key->hash));
-}
-
-static struct gw_flow_bucket *bucket_of(const struct gw_flows *flows, uint64_t hash)
-{
-	return (struct gw_flow_bucket *)((char *)flows + flows->buckets_at) + (hash & flows->mask);
+	__builtin_prefetch(gw_flow_bucket_of(flows, key->hash));
 }
 
 void gw_flows_prefetch_entry(const struct gw_flows *flows, const struct gw_flow_key *key)
 {
-	uint32_t head = atomic_load_explicit(&bucket_of(flows, key->hash)->head, memory_order_relaxed);
-	const struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, head);
+	uint32_t head = atomic_load_explicit(&gw_flow_bucket_of(flows, key->hash)->head, memory_order_relaxed);
 
-	__builtin_prefetch(entry);
-	__builtin_prefetch(&entry->word[GW_ENTRY_HEADER]);
+	gw_entry_prefetch(gw_flow_entry_at(&flows->pool, head));
 }
 
 /* ---- Learned -----------------------------------------------------------------------------------------------------*/
@@ -143,27 +94,37 @@ void gw_flows_prefetch_entry(const struct gw_flows *flows, const struct gw_flow_
 unsigned gw_flows_learn(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
                         uint32_t now)
 {
+	enum gw_flow_news news;
+
+	return gw_flows_relearn(flows, key, path, now, &news);
+}
+
+unsigned gw_flows_relearn(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
+                          uint32_t now, enum gw_flow_news *news)
+{
 	uint32_t index, continuation, old;
 
+	*news = GW_FLOW_KNOWN;
 	if (already_known(flows, key, path, now))
 		return 0;
-	/* Taken before its bucket is locked, since making room locks another one. */
+	/* Taken before the bucket is locked, since making room locks another one. */
 	index = take_flow(flows, GW_KEY_SLOT(key->word[GW_KEY_WORDS - 1]), path->header_len, &continuation);
 	if (!index)
 		return GW_drop_flows_full;
 	gw_entry_write_key(gw_flow_entry_at(&flows->pool, index), key);
 	gw_entry_write_path(&flows->pool, gw_flow_entry_at(&flows->pool, index), path, continuation);
 	old = link_entry(flows, key, index, now);
+	*news = old ? GW_FLOW_REPLACED : GW_FLOW_NEW;
 	if (old)
 		give_flow(flows, old);
 	return 0;
 }
 
-/* True when key already has this path, and the entry is marked as used. */
+/* True if the key has this path already.  The entry is then marked as used. */
 static bool already_known(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
                           uint32_t now)
 {
-	const struct gw_flow_bucket *bucket = bucket_of(flows, key->hash);
+	const struct gw_flow_bucket *bucket = gw_flow_bucket_of(flows, key->hash);
 	uint32_t sequence = gw_bucket_read_begin(bucket);
 	bool valid;
 	uint32_t index = search(flows, bucket, sequence, key, &valid);
@@ -176,7 +137,7 @@ static bool already_known(struct gw_flows *flows, const struct gw_flow_key *key,
 	return true;
 }
 
-/* The entry of a key as a reader sees it, or 0; *valid tells whether that can be trusted. */
+/* Returns the entry of a key as a reader sees it, or 0; *valid tells whether that can be trusted. */
 static uint32_t search(const struct gw_flows *flows, const struct gw_flow_bucket *bucket, uint32_t sequence,
                        const struct gw_flow_key *key, bool *valid)
 {
@@ -184,7 +145,7 @@ static uint32_t search(const struct gw_flows *flows, const struct gw_flow_bucket
 
 	while (index != 0 && !gw_entry_key_equals(gw_flow_entry_at(&flows->pool, index), key)) {
 		index = atomic_load_explicit(&gw_flow_entry_at(&flows->pool, index)->next, memory_order_acquire);
-		/* A chain that changes underfoot could lead in circles. */
+		/* A chain that changes during the walk could lead in circles. */
 		if (!gw_bucket_read_valid(bucket, sequence)) {
 			*valid = false;
 			return 0;
@@ -194,7 +155,7 @@ static uint32_t search(const struct gw_flows *flows, const struct gw_flow_bucket
 	return index;
 }
 
-/* An entry with the continuations that a header of header_len takes, chained to *continuation; 0 when there are none. */
+/* Takes an entry, and the continuations that a header of header_len needs, chained to *continuation.  0: there are none. */
 static uint32_t take_flow(struct gw_flows *flows, unsigned slot, unsigned header_len, uint32_t *continuation)
 {
 	uint32_t index = take(flows, slot);
@@ -218,7 +179,7 @@ static uint32_t take_flow(struct gw_flows *flows, unsigned slot, unsigned header
 
 static uint32_t take(struct gw_flows *flows, unsigned slot)
 {
-	/* What one evicts another may take: try again, but not for ever. */
+	/* Another thread may take what this one evicted, so it tries again, but not for ever. */
 	for (unsigned tries = 0; tries < EVICT_TRIES; tries++) {
 		uint32_t index = gw_flow_pool_take(&flows->pool);
 
@@ -238,12 +199,12 @@ static bool evict(struct gw_flows *flows, unsigned slot)
 	return victim.index != 0 && remove_older(flows, victim.index, victim.slot, victim.seen, EVICTED);
 }
 
-/* Links an entry that is filled into the chain of its key.  Returns the entry that had the key until then, or 0; that is
- * the caller's now. */
+/* Links a filled entry into the chain of its key.  Returns the entry that had the key until then, or 0.  That one is now the
+ * caller's. */
 static uint32_t link_entry(struct gw_flows *flows, const struct gw_flow_key *key, uint32_t index, uint32_t now)
 {
 	struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, index);
-	struct gw_flow_bucket *bucket = bucket_of(flows, key->hash);
+	struct gw_flow_bucket *bucket = gw_flow_bucket_of(flows, key->hash);
 	_Atomic uint32_t *link;
 	uint32_t old = 0;
 
@@ -262,7 +223,7 @@ static uint32_t link_entry(struct gw_flows *flows, const struct gw_flow_key *key
 	return old;
 }
 
-/* The link that leads to an entry of a locked bucket's chain, by key or (key NULL) by index; NULL if it is not there. */
+/* Returns the link to an entry of a locked bucket's chain, by key or (key NULL) by index; NULL: it is not there. */
 static _Atomic uint32_t *locate(const struct gw_flows *flows, struct gw_flow_bucket *bucket,
                                 const struct gw_flow_key *key, uint32_t index)
 {
@@ -277,20 +238,20 @@ static _Atomic uint32_t *locate(const struct gw_flows *flows, struct gw_flow_buc
 	return NULL;
 }
 
-/* Fragments are no flows. */
 static void count(struct gw_flows *flows, uint64_t key_word, uint64_t change)
 {
 	struct gw_flow_slot *slot = gw_flow_slot_at(&flows->shares, GW_KEY_SLOT(key_word));
+	const enum gw_flow_class counted_as = gw_key_class(key_word);
 
-	if (GW_KEY_KIND(key_word) != GW_KEY_FRAGMENT)
-		atomic_fetch_add_explicit(&slot->flows[GW_KEY_FAMILY(key_word) == 6], change, memory_order_relaxed);
+	if (counted_as != GW_FLOW_CLASSES)
+		atomic_fetch_add_explicit(&slot->flows[counted_as], change, memory_order_relaxed);
 }
 
 /* ---- Found -------------------------------------------------------------------------------------------------------*/
 
 bool gw_flows_find(struct gw_flows *flows, const struct gw_flow_key *key, struct gw_flow_path *path, uint32_t now)
 {
-	const struct gw_flow_bucket *bucket = bucket_of(flows, key->hash);
+	const struct gw_flow_bucket *bucket = gw_flow_bucket_of(flows, key->hash);
 
 	for (;;) {
 		uint32_t sequence = gw_bucket_read_begin(bucket);
@@ -302,16 +263,42 @@ bool gw_flows_find(struct gw_flows *flows, const struct gw_flow_key *key, struct
 		if (index == 0)
 			return false;
 		valid = gw_entry_read_path(&flows->pool, gw_flow_entry_at(&flows->pool, index), path);
-		if (valid && gw_bucket_read_valid(bucket, sequence)) {
+		if (!gw_bucket_read_valid(bucket, sequence))
+			continue;
+		if (valid)
 			gw_entry_touch(gw_flow_entry_at(&flows->pool, index), now);
+		return valid;
+	}
+}
+
+bool gw_flows_confirm(struct gw_flows *flows, const struct gw_flow_key *key, const struct gw_flow_path *path,
+                      uint32_t seen)
+{
+	const struct gw_flow_bucket *bucket = gw_flow_bucket_of(flows, key->hash);
+
+	for (;;) {
+		uint32_t sequence = gw_bucket_read_begin(bucket);
+		bool valid;
+		uint32_t index = search(flows, bucket, sequence, key, &valid);
+		struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, index);
+
+		if (valid && index == 0)
+			return false;
+		if (valid && gw_entry_path_equals(&flows->pool, entry, path)) {
+			if (!gw_bucket_read_valid(bucket, sequence))
+				continue;
+			if ((int32_t)(seen - atomic_load_explicit(&entry->seen, memory_order_relaxed)) > 0)
+				gw_entry_touch(entry, seen);
 			return true;
 		}
+		if (valid && gw_bucket_read_valid(bucket, sequence))
+			return false;
 	}
 }
 
 /* ---- Removed -----------------------------------------------------------------------------------------------------*/
 
-uint64_t gw_flows_expire(struct gw_flows *flows, uint32_t now, uint32_t idle_s)
+uint64_t gw_flows_expire(struct gw_flows *flows, uint32_t now, uint32_t tcp_s, uint32_t other_s)
 {
 	uint32_t end = gw_flow_pool_end(&flows->pool);
 	uint64_t removed = 0;
@@ -319,40 +306,63 @@ uint64_t gw_flows_expire(struct gw_flows *flows, uint32_t now, uint32_t idle_s)
 	for (uint32_t index = 1; index < end; index++) {
 		struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, index);
 		uint32_t seen = atomic_load_explicit(&entry->seen, memory_order_relaxed);
-		uint32_t idle = idle_s;
 		uint64_t key_word;
+		uint32_t idle;
 
 		if (index % SWEEP_SLICE == 0)
 			sched_yield();
 		if (seen == 0)
 			continue;
 		key_word = gw_entry_key_word(entry);
-		if (idle > GW_FRAGMENT_IDLE_S && GW_KEY_KIND(key_word) == GW_KEY_FRAGMENT)
-			idle = GW_FRAGMENT_IDLE_S;
+		idle = idle_limit(key_word, tcp_s, other_s);
 		if ((int32_t)(now - seen) > (int32_t)idle)
 			removed += remove_older(flows, index, GW_KEY_SLOT(key_word), now - idle - 1, TIMED_OUT);
 	}
 	return removed;
 }
 
+static uint32_t idle_limit(uint64_t key_word, uint32_t tcp_s, uint32_t other_s)
+{
+	if (GW_KEY_KIND(key_word) == GW_KEY_FRAGMENT)
+		return other_s < GW_FRAGMENT_IDLE_S ? other_s : GW_FRAGMENT_IDLE_S;
+	return GW_KEY_PROTOCOL(key_word) == GW_PROTO_TCP ? tcp_s : other_s;
+}
+
 void gw_flows_forget(struct gw_flows *flows, unsigned slot)
 {
-	struct gw_flow_slot *counts = gw_flow_slot_at(&flows->shares, slot);
-	uint32_t end = gw_flow_pool_end(&flows->pool);
+	uint64_t others[GW_SLOTS_MAX / 64];
 
-	for (uint32_t index = 1; index < end; index++) {
+	memset(others, 0xff, sizeof(others));
+	others[slot / 64] &= ~(1ull << slot % 64);
+	gw_flows_forget_others(flows, others);
+}
+
+uint64_t gw_flows_forget_others(struct gw_flows *flows, const uint64_t *kept)
+{
+	uint64_t number = 0;
+	bool any = false;
+
+	for (unsigned slot = 0; slot < flows->shares.slots; slot++) {
+		struct gw_flow_slot *counts = gw_flow_slot_at(&flows->shares, slot);
+
+		for (unsigned i = 0; i < GW_FLOW_CLASSES && !IS_KEPT(kept, slot); i++) {
+			number += atomic_load_explicit(&counts->flows[i], memory_order_relaxed);
+			atomic_store_explicit(&counts->timed_out[i], 0, memory_order_relaxed);
+			atomic_store_explicit(&counts->evicted[i], 0, memory_order_relaxed);
+		}
+		any = any || (!IS_KEPT(kept, slot) && gw_flow_held(&flows->shares, slot) > 0);
+	}
+	for (uint32_t index = 1, end = any ? gw_flow_pool_end(&flows->pool) : 0; index < end; index++) {
 		struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, index);
 		uint32_t seen = atomic_load_explicit(&entry->seen, memory_order_relaxed);
+		unsigned slot = GW_KEY_SLOT(gw_entry_key_word(entry));
 
 		if (index % SWEEP_SLICE == 0)
 			sched_yield();
-		if (seen != 0 && GW_KEY_SLOT(gw_entry_key_word(entry)) == slot)
+		if (seen != 0 && slot < flows->shares.slots && !IS_KEPT(kept, slot))
 			remove_older(flows, index, slot, seen, FORGOTTEN);
 	}
-	for (unsigned family = 0; family < 2; family++) {
-		atomic_store_explicit(&counts->timed_out[family], 0, memory_order_relaxed);
-		atomic_store_explicit(&counts->evicted[family], 0, memory_order_relaxed);
-	}
+	return number;
 }
 
 /* Removes a slot's entry unless it was used after `before`.  Its key is read without the lock, so the entry may have moved
@@ -368,7 +378,7 @@ static bool remove_older(struct gw_flows *flows, uint32_t index, unsigned slot, 
 	if (GW_KEY_SLOT(key.word[GW_KEY_WORDS - 1]) != slot)
 		return false;
 	gw_flow_hash(flows, &key);
-	bucket = bucket_of(flows, key.hash);
+	bucket = gw_flow_bucket_of(flows, key.hash);
 	gw_bucket_lock(bucket);
 	link = locate(flows, bucket, NULL, index);
 	if (link && (int32_t)(atomic_load_explicit(&entry->seen, memory_order_relaxed) - before) <= 0)
@@ -381,20 +391,20 @@ static bool remove_older(struct gw_flows *flows, uint32_t index, unsigned slot, 
 	return link != NULL;
 }
 
-/* Takes the entry that *link leads to out of its locked chain.  It is the caller's now, with its continuations. */
+/* Unlinks the entry that *link leads to from its locked chain.  It is now the caller's, with its continuations. */
 static void unlink_entry(struct gw_flows *flows, _Atomic uint32_t *link, enum leave why)
 {
 	struct gw_flow_entry *entry = gw_flow_entry_at(&flows->pool, atomic_load_explicit(link, memory_order_relaxed));
 	const uint64_t key_word = gw_entry_key_word(entry);
+	const enum gw_flow_class counted_as = gw_key_class(key_word);
 	struct gw_flow_slot *slot = gw_flow_slot_at(&flows->shares, GW_KEY_SLOT(key_word));
 
 	atomic_store_explicit(link, atomic_load_explicit(&entry->next, memory_order_relaxed), memory_order_release);
 	atomic_store_explicit(&entry->seen, 0, memory_order_relaxed);
 	count(flows, key_word, (uint64_t)-1);
-	if (GW_KEY_KIND(key_word) != GW_KEY_FRAGMENT && (why == EVICTED || why == TIMED_OUT))
-		atomic_fetch_add_explicit(
-			&(why == EVICTED ? slot->evicted : slot->timed_out)[GW_KEY_FAMILY(key_word) == 6], 1,
-			memory_order_relaxed);
+	if (counted_as != GW_FLOW_CLASSES && (why == EVICTED || why == TIMED_OUT))
+		atomic_fetch_add_explicit(&(why == EVICTED ? slot->evicted : slot->timed_out)[counted_as], 1,
+		                          memory_order_relaxed);
 }
 
 /* Gives back an unlinked entry and its continuations. */
@@ -425,21 +435,20 @@ static void give(struct gw_flows *flows, unsigned slot, uint32_t index)
 
 /* ---- Counted -----------------------------------------------------------------------------------------------------*/
 
-uint64_t gw_flows_count(const struct gw_flows *flows, unsigned slot, unsigned family)
+void gw_flows_count(const struct gw_flows *flows, unsigned slot, struct gw_flow_count *count)
 {
-	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->flows[family == 6], memory_order_relaxed);
+	const struct gw_flow_slot *counts = gw_flow_slot_at(&flows->shares, slot);
+
+	for (unsigned i = 0; i < GW_FLOW_CLASSES; i++) {
+		count[i].size = atomic_load_explicit(&counts->flows[i], memory_order_relaxed);
+		count[i].timed_out = atomic_load_explicit(&counts->timed_out[i], memory_order_relaxed);
+		count[i].evicted = atomic_load_explicit(&counts->evicted[i], memory_order_relaxed);
+	}
 }
 
-uint64_t gw_flows_timed_out(const struct gw_flows *flows, unsigned slot, unsigned family)
+uint32_t gw_flows_slot_entries(const struct gw_flows *flows, unsigned slot)
 {
-	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->timed_out[family == 6],
-	                            memory_order_relaxed);
-}
-
-uint64_t gw_flows_evicted(const struct gw_flows *flows, unsigned slot, unsigned family)
-{
-	return atomic_load_explicit(&gw_flow_slot_at(&flows->shares, slot)->evicted[family == 6],
-	                            memory_order_relaxed);
+	return gw_flow_held(&flows->shares, slot);
 }
 
 uint64_t gw_flows_entries(const struct gw_flows *flows)
@@ -448,11 +457,21 @@ uint64_t gw_flows_entries(const struct gw_flows *flows)
 
 	for (unsigned slot = 0; slot < flows->shares.slots; slot++)
 		entries += gw_flow_held(&flows->shares, slot);
-	/* What one slot loses while this goes on, another may gain. */
+	/* One slot may lose meanwhile what another gains. */
 	return entries < flows->pool.max ? entries : flows->pool.max;
+}
+
+bool gw_flows_are_many(const struct gw_flows *flows)
+{
+	return gw_flows_entries(flows) > flows->pool.max / 8 * 7;
+}
+
+struct gw_flow_chains gw_flows_chains(const struct gw_flows *flows)
+{
+	return (struct gw_flow_chains){ gw_flow_bucket_of(flows, 0), flows->mask + 1, &flows->pool };
 }
 
 void gw_flows_free(struct gw_flows *flows)
 {
-	munmap(flows, flows->mapped);
+	gw_flow_table_close(flows);
 }

@@ -20,12 +20,12 @@
 
 struct gw_flow_bucket {
 	_Atomic uint32_t sequence;
-	_Atomic uint32_t head; /* index of an entry, 0: none */
+	_Atomic uint32_t head; /* index of the first entry, 0: none */
 };
 
 static inline void gw_bucket_relax(unsigned *spins)
 {
-	/* Whoever holds the bucket may have lost its core. */
+	/* The thread that holds the bucket may have lost its core. */
 	if (++*spins % GW_BUCKET_SPINS == 0)
 		sched_yield();
 }

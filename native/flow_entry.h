@@ -32,6 +32,13 @@ static inline uint64_t gw_entry_get(const _Atomic uint64_t *word)
 	return atomic_load_explicit(word, memory_order_acquire);
 }
 
+/* Starts to load both of its cache lines. */
+static inline void gw_entry_prefetch(const struct gw_flow_entry *entry)
+{
+	__builtin_prefetch(entry);
+	__builtin_prefetch(&entry->word[GW_ENTRY_HEADER]);
+}
+
 static inline void gw_entry_write_key(struct gw_flow_entry *entry, const struct gw_flow_key *key)
 {
 	for (unsigned i = 0; i < GW_KEY_WORDS; i++)
@@ -46,7 +53,7 @@ static inline void gw_entry_read_key(const struct gw_flow_entry *entry, struct g
 
 static inline bool gw_entry_key_equals(const struct gw_flow_entry *entry, const struct gw_flow_key *key)
 {
-	/* The last word first: it holds the ports, and differs most often. */
+	/* The last word first: it holds the ports, which differ most often. */
 	for (unsigned i = GW_KEY_WORDS; i-- > 0;)
 		if (gw_entry_get(&entry->word[i]) != key->word[i])
 			return false;
@@ -64,7 +71,7 @@ static inline unsigned gw_header_words(unsigned header_len)
 	return (header_len + 7) / 8;
 }
 
-/* How many continuations a header takes. */
+/* The number of continuations that a header takes. */
 static inline unsigned gw_header_continuations(unsigned header_len)
 {
 	unsigned words = gw_header_words(header_len);
@@ -75,12 +82,12 @@ static inline unsigned gw_header_continuations(unsigned header_len)
 
 static inline uint64_t gw_entry_pack_addresses(const struct gw_flow_path *path)
 {
-	return (uint64_t)path->gwlb_address << 32 | path->own_address;
+	return (uint64_t)path->origin.gwlb_address << 32 | path->origin.own_address;
 }
 
 static inline uint64_t gw_entry_pack_rest(const struct gw_flow_path *path, uint32_t continuation)
 {
-	return (uint64_t)path->gwlb_port << 48 | (uint64_t)path->header_len << 32 | continuation;
+	return (uint64_t)path->origin.gwlb_port << 48 | (uint64_t)path->header_len << 32 | continuation;
 }
 
 static inline unsigned gw_entry_header_len(uint64_t rest)
@@ -93,7 +100,7 @@ static inline uint32_t gw_entry_continuation(uint64_t rest)
 	return (uint32_t)rest;
 }
 
-/* Goes through the words of the header that an entry holds. */
+/* Walks over the words of the header that an entry holds. */
 struct gw_header_cursor {
 	const struct gw_flow_pool *pool;
 	struct gw_flow_entry *entry;
@@ -121,7 +128,7 @@ static inline _Atomic uint64_t *gw_header_next(struct gw_header_cursor *cursor)
 	return &cursor->entry->word[cursor->at++];
 }
 
-/* continuation: the first of as many as the header takes. */
+/* continuation: the first one, of as many as the header takes. */
 static inline void gw_entry_write_path(const struct gw_flow_pool *pool, struct gw_flow_entry *entry,
                                        const struct gw_flow_path *path, uint32_t continuation)
 {
@@ -152,7 +159,7 @@ static inline bool gw_entry_path_equals(const struct gw_flow_pool *pool, struct 
 	return true;
 }
 
-/* False when what it read cannot be whole. */
+/* False if what it read cannot be whole. */
 static inline bool gw_entry_read_path(const struct gw_flow_pool *pool, struct gw_flow_entry *entry,
                                       struct gw_flow_path *path)
 {
@@ -160,9 +167,9 @@ static inline bool gw_entry_read_path(const struct gw_flow_pool *pool, struct gw
 	uint64_t rest = gw_entry_get(&entry->word[GW_ENTRY_REST]);
 	struct gw_header_cursor cursor = gw_header_cells(pool, entry, rest);
 
-	path->gwlb_address = (uint32_t)(addresses >> 32);
-	path->own_address = (uint32_t)addresses;
-	path->gwlb_port = (uint16_t)(rest >> 48);
+	path->origin.gwlb_address = (uint32_t)(addresses >> 32);
+	path->origin.own_address = (uint32_t)addresses;
+	path->origin.gwlb_port = (uint16_t)(rest >> 48);
 	path->header_len = (uint16_t)gw_entry_header_len(rest);
 	if (path->header_len > GW_GENEVE_MAX)
 		return false;
@@ -176,7 +183,7 @@ static inline bool gw_entry_read_path(const struct gw_flow_pool *pool, struct gw
 	return true;
 }
 
-/* Once a second: an entry that was freed meanwhile is left alone, or lives a little longer under its new key. */
+/* At most once a second.  An entry that was freed meanwhile is left alone, or lives a little longer under its new key. */
 static inline void gw_entry_touch(struct gw_flow_entry *entry, uint32_t now)
 {
 	uint32_t seen = atomic_load_explicit(&entry->seen, memory_order_relaxed);

@@ -14,13 +14,13 @@
 #define SAMPLE 32u
 #define LIMIT 1024u
 
-/* The lower, the sooner it goes. */
+/* The lowest goes first. */
 enum rank { OWN, RICH, POOR, NOBODY };
 
 struct hunt {
 	unsigned slot;
 	bool own_first; /* the slot has used up its share */
-	uint32_t rich;  /* who holds as much as that may lose */
+	uint32_t rich;  /* a slot that holds this much may lose an entry */
 	enum rank rank; /* the victim's */
 	struct gw_flow_victim victim;
 };

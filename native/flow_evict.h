@@ -17,15 +17,17 @@
 #include <stdint.h>
 
 #include "flow_pool.h"
+#include "gwlbtun.h"
 
-/* A cache line of its own, since only who learns or forgets for the slot writes it. */
+/* By enum gw_flow_class.  A thread that learns for the slot writes its first line, and no other: the others are for those
+ * that forget. */
 struct gw_flow_slot {
-	_Alignas(64) _Atomic uint64_t flows[2]; /* IPv4, IPv6 */
-	_Atomic uint64_t timed_out[2];
-	_Atomic uint64_t evicted[2];
+	_Alignas(64) _Atomic uint64_t flows[GW_FLOW_CLASSES];
 	_Atomic uint32_t held; /* entries */
+	_Alignas(64) _Atomic uint64_t timed_out[GW_FLOW_CLASSES];
+	_Alignas(64) _Atomic uint64_t evicted[GW_FLOW_CLASSES];
 };
-_Static_assert(sizeof(struct gw_flow_slot) == 64, "a cache line");
+_Static_assert(sizeof(struct gw_flow_slot) == 3 * 64, "three cache lines");
 
 struct gw_flow_shares {
 	size_t slots_at; /* from the shares themselves, bytes */
@@ -50,21 +52,21 @@ static inline uint32_t gw_flow_held(const struct gw_flow_shares *shares, unsigne
 	return atomic_load_explicit(&gw_flow_slot_at(shares, slot)->held, memory_order_relaxed);
 }
 
-/* A slot has taken an entry from the pool. */
+/* Counts an entry that a slot has taken from the pool. */
 static inline void gw_flow_hold(struct gw_flow_shares *shares, unsigned slot)
 {
 	if (atomic_fetch_add_explicit(&gw_flow_slot_at(shares, slot)->held, 1, memory_order_relaxed) == 0)
 		atomic_fetch_add_explicit(&shares->holders, 1, memory_order_relaxed);
 }
 
-/* It gives one back.  That entry's gw_flow_hold() has returned, so holders is never less than it should be. */
+/* Counts an entry that a slot gives back.  Its gw_flow_hold() has returned, so holders is never too small. */
 static inline void gw_flow_let_go(struct gw_flow_shares *shares, unsigned slot)
 {
 	if (atomic_fetch_sub_explicit(&gw_flow_slot_at(shares, slot)->held, 1, memory_order_relaxed) == 1)
 		atomic_fetch_sub_explicit(&shares->holders, 1, memory_order_relaxed);
 }
 
-/* Who goes, of a table that is full, for an entry that a slot wants. */
+/* Chooses the flow that makes room in a full table for an entry that a slot wants. */
 struct gw_flow_victim gw_flow_victim(struct gw_flow_shares *shares, const struct gw_flow_pool *pool, unsigned slot);
 
 #endif

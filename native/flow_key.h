@@ -8,10 +8,12 @@
 #include <stdint.h>
 
 #include "geneve.h"
+#include "ip.h"
+#include "origin.h"
 
 /*
- * A key: words 0-1 and 2-3 the two addresses (IPv4 in the first four bytes, the rest 0), word 4 as GW_KEY_WORD packs it.
- * hash is set by gw_flow_hash().
+ * A key: words 0-1 and 2-3 the two addresses (IPv4 in the first four bytes, the rest 0), word 4 as GW_KEY_WORD packs it,
+ * with enum gw_key_kind for a kind.  hash is set by gw_flow_hash().
  */
 #define GW_KEY_WORDS 5
 
@@ -20,24 +22,37 @@ struct gw_flow_key {
 	uint64_t hash;
 };
 
-#define GW_KEY_FRAGMENT 1u   /* ports: the identification of the datagram */
-#define GW_KEY_ICMP_ERROR 2u /* ports: a digest of the flow it is about */
-
 #define GW_KEY_WORD(ports, protocol, family, kind, slot)                                                              \
 	((uint64_t)(ports) | (uint64_t)(protocol) << 32 | (uint64_t)(family) << 40 | (uint64_t)(kind) << 44 |         \
 	 (uint64_t)(slot) << 48)
+#define GW_KEY_PROTOCOL(word) ((unsigned)((word) >> 32 & 255))
 #define GW_KEY_FAMILY(word) ((unsigned)((word) >> 40 & 15))
 #define GW_KEY_KIND(word) ((unsigned)((word) >> 44 & 15))
 #define GW_KEY_SLOT(word) ((unsigned)((word) >> 48))
 #define GW_SLOTS_MAX 65536u
 
+/* What a key counts as, by its last word; GW_FLOW_CLASSES: not at all, for fragments are no flows. */
+static inline enum gw_flow_class gw_key_class(uint64_t word)
+{
+	const enum gw_flow_class tcp = GW_KEY_FAMILY(word) == 6 ? GW_V6_TCP : GW_V4_TCP;
+
+	if (GW_KEY_KIND(word) == GW_KEY_FRAGMENT)
+		return GW_FLOW_CLASSES;
+	switch (GW_KEY_PROTOCOL(word)) {
+	case GW_PROTO_TCP:
+		return tcp;
+	case GW_PROTO_UDP:
+		return tcp + GW_V4_UDP;
+	default: /* ICMP errors among them, whatever they are about */
+		return tcp + GW_V4_OTHER;
+	}
+}
+
 #define GW_HEADER_WORDS ((GW_GENEVE_MAX + 7) / 8)
 
 /* The way back.  header holds header_len bytes as they came, padded with zeros to a whole word. */
 struct gw_flow_path {
-	uint32_t gwlb_address; /* network byte order */
-	uint32_t own_address;
-	uint16_t gwlb_port; /* host byte order */
+	struct gw_origin origin;
 	uint16_t header_len;
 	uint64_t header[GW_HEADER_WORDS];
 };

@@ -37,7 +37,7 @@ static uint32_t take_freed(struct gw_flow_pool *pool)
 	return (uint32_t)head;
 }
 
-/* The head of the free stack when index is to follow. */
+/* The head of the free stack with index as the next one. */
 static uint64_t head_after(uint64_t head, uint32_t index)
 {
 	return ((head >> 32) + 1) << 32 | index;

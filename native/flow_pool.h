@@ -40,10 +40,10 @@ static inline uint32_t gw_flow_pool_end(const struct gw_flow_pool *pool)
 	return atomic_load_explicit(&pool->fresh, memory_order_relaxed);
 }
 
-/* Makes a pool in zeroed memory, whose max + 1 entries lie entries_at bytes from it. */
+/* Makes a pool in zeroed memory.  Its max + 1 entries lie entries_at bytes from it. */
 void gw_flow_pool_init(struct gw_flow_pool *pool, size_t entries_at, uint32_t max);
 
-/* An entry, the taker's until it is linked or given back; 0 when the pool is used up. */
+/* Takes an entry.  It is the caller's until it is linked or given back.  0: the pool is used up. */
 uint32_t gw_flow_pool_take(struct gw_flow_pool *pool);
 void gw_flow_pool_give(struct gw_flow_pool *pool, uint32_t index);
 

@@ -8,7 +8,7 @@
 
 #include "bell.h"
 
-/* How long to sleep between two looks: a receiver is inside for a batch, which is a thousand datagrams at most. */
+/* The pause between two looks.  A receiver is inside for one batch, a thousand datagrams at most. */
 #define LOOK_US 100
 
 static void await_off_duty(struct gw_gate *gate);

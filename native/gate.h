@@ -8,8 +8,7 @@
  * there in two ways.
  *
  * - Inside its gate, for one batch.  The receiver goes in before it looks at the tables, and out when it has let go of what
- *   it found: `epoch` is odd in between.  A thread that takes something out of a table waits for an
- *   odd epoch to change.
+ *   it found: `epoch` is odd in between.  A thread that takes something out of a table waits for an odd epoch to change.
  * - As long as it is on duty for T threads (relief.h), of which `held` is the number.  It goes off duty everywhere once it is
  *   asked to, and says so: `obeyed` catches up with `asked`.  The bell wakes it for that.
  *
@@ -26,12 +25,12 @@
 struct gw_gate {
 	_Alignas(64) _Atomic uint32_t epoch;
 	int bell;                /* rung when the receiver is asked for something */
-	_Atomic uint32_t asked;  /* how often it was asked to go off duty */
-	_Atomic uint32_t obeyed; /* how many of those it is done with */
-	_Atomic unsigned held;   /* T threads that it is on duty for */
+	_Atomic uint32_t asked;  /* how often others asked it to go off duty */
+	_Atomic uint32_t obeyed; /* how many of those requests it has obeyed */
+	_Atomic unsigned held;   /* how many T threads it is on duty for */
 };
 
-/* In zeroed memory.  False with errno. */
+/* Works on zeroed memory.  False with errno. */
 bool gw_gate_begin(struct gw_gate *gate);
 void gw_gate_end(struct gw_gate *gate);
 
@@ -47,7 +46,7 @@ static inline void gw_gate_go_out(struct gw_gate *gate)
 	atomic_fetch_add(&gate->epoch, 1);
 }
 
-/* True if it is to go off duty everywhere, and then to obey what it was asked. */
+/* True if the receiver must go off duty everywhere.  Afterwards it says so by gw_gate_obey(). */
 static inline bool gw_gate_is_asked(const struct gw_gate *gate, uint32_t *asked)
 {
 	*asked = atomic_load(&gate->asked);
@@ -64,13 +63,13 @@ static inline void gw_gate_obey(struct gw_gate *gate, uint32_t asked)
 /* Wakes the receiver if it sleeps in poll. */
 void gw_gate_ring(const struct gw_gate *gate);
 
-/* Has the receiver go off duty everywhere, soon. */
+/* Asks the receiver to go off duty everywhere, soon. */
 void gw_gate_call_off(struct gw_gate *gate);
 
-/* Waits until the receiver is, or has been, outside. */
+/* Waits until the receiver is outside, or has been since the call. */
 void gw_gate_await_epoch(const struct gw_gate *gate);
 
-/* Waits until the receiver has been outside, and off duty everywhere: it has let go of all that it had found before. */
+/* Waits until the receiver has been outside and off duty everywhere: it has let go of all that it had found before. */
 void gw_gate_await(struct gw_gate *gate);
 
 #endif

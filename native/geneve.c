@@ -43,7 +43,7 @@ static uint64_t big_endian(const uint8_t *bytes, size_t len)
 	return value;
 }
 
-/* Of an option that comes twice, the first counts. */
+/* If an option comes twice, the first counts. */
 static unsigned parse_options(const uint8_t *option, const uint8_t *end, struct gw_geneve *geneve)
 {
 	static const uint8_t missing[MEANINGS] = { GW_drop_no_eni, GW_drop_no_attachment, GW_drop_no_cookie };
@@ -98,6 +98,6 @@ unsigned gw_geneve_parse(const uint8_t *payload, size_t len, struct gw_geneve *g
 		geneve->family = 6;
 	else
 		return GW_drop_protocol;
-	/* The options length is in whole words, and so is every option: 4 bytes at least remain where one begins. */
+	/* The options are whole words, and so is each option: where one begins, at least 4 bytes remain. */
 	return parse_options(payload + GW_GENEVE_BASE, payload + geneve->header_len, geneve);
 }

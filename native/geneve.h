@@ -22,8 +22,8 @@ struct gw_geneve {
 	uint8_t family;      /* of the inner packet: 4 or 6 */
 };
 
-/* Checks the header at the start of a UDP payload of len bytes.  Returns 0 with *geneve filled, or the drop_ counter of
- * the first check it fails. */
+/* Checks the header at the start of a UDP payload of len bytes.  Returns 0 and fills *geneve, or returns the drop_ counter
+ * of the first check that fails. */
 unsigned gw_geneve_parse(const uint8_t *payload, size_t len, struct gw_geneve *geneve);
 
 #endif

@@ -15,9 +15,13 @@
 
 #include "clock.h"
 #include "flow.h"
+#include "flow_dump.h"
+#include "leftover.h"
 #include "source.h"
+#include "waiting.h"
 
-static bool begin_shared(struct gw_shared *shared, unsigned max_flows, unsigned max_endpoints, int raw_fd);
+static bool begin_shared(struct gw_shared *shared, unsigned max_flows, unsigned max_endpoints, int raw_fd,
+                         int flows_fd);
 static void begin_outlets(struct gw_shared *shared, int raw_fd);
 static int64_t socket_budget(void);
 static bool make_receivers(struct gw_handler *handler);
@@ -31,11 +35,13 @@ const char *gw_build_id(void)
 /* ---- Made --------------------------------------------------------------------------------------------------------*/
 
 struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, unsigned max_endpoints,
-                                  unsigned max_flows, unsigned idle_s, unsigned offloads, int raw_fd)
+                                  unsigned max_flows, unsigned tcp_idle_s, unsigned udp_idle_s, unsigned offloads,
+                                  int raw_fd, int flows_fd)
 {
 	struct gw_handler *handler;
 
-	if (!receivers || !tunnel_threads || !max_endpoints || max_endpoints > GW_SLOTS_MAX || !idle_s) {
+	if (!receivers || !tunnel_threads || !max_endpoints || max_endpoints > GW_SLOTS_MAX || !tcp_idle_s ||
+	    !udp_idle_s) {
 		errno = EINVAL;
 		return NULL;
 	}
@@ -44,11 +50,12 @@ struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, u
 		return NULL;
 	memset(handler, 0, sizeof(*handler));
 	handler->admission.bell = -1;
-	handler->idle_s = idle_s;
+	handler->tcp_idle_s = tcp_idle_s;
+	handler->udp_idle_s = udp_idle_s;
 	handler->shared.receivers = receivers;
 	handler->shared.tunnel_threads = tunnel_threads;
 	handler->shared.offloads = offloads;
-	if (!begin_shared(&handler->shared, max_flows, max_endpoints, raw_fd) ||
+	if (!begin_shared(&handler->shared, max_flows, max_endpoints, raw_fd, flows_fd) ||
 	    !gw_endpoints_begin(&handler->endpoints, &handler->shared, max_endpoints) ||
 	    !gw_admission_begin(&handler->admission, handler->shared.waiting, receivers) || !make_receivers(handler)) {
 		gw_handler_free(handler);
@@ -58,13 +65,14 @@ struct gw_handler *gw_handler_new(unsigned receivers, unsigned tunnel_threads, u
 }
 
 /* What is missing on failure is seen by end_shared(). */
-static bool begin_shared(struct gw_shared *shared, unsigned max_flows, unsigned max_endpoints, int raw_fd)
+static bool begin_shared(struct gw_shared *shared, unsigned max_flows, unsigned max_endpoints, int raw_fd,
+                         int flows_fd)
 {
 	bool secret = getrandom(&shared->multiplier, sizeof(shared->multiplier), 0) == sizeof(shared->multiplier);
 
 	shared->multiplier |= 1;
 	begin_outlets(shared, raw_fd);
-	shared->flows = gw_flows_new(max_flows, max_endpoints);
+	shared->flows = gw_flows_open(max_flows, max_endpoints, flows_fd);
 	shared->gate = calloc(shared->receivers, sizeof(struct gw_gate *));
 	shared->waiting = calloc(shared->receivers, sizeof(struct gw_waiting *));
 	return secret && shared->flows && shared->gate && shared->waiting;
@@ -115,6 +123,11 @@ static bool make_receivers(struct gw_handler *handler)
 	return true;
 }
 
+void gw_handler_receive_only(struct gw_handler *handler)
+{
+	handler->shared.receive_only = true;
+}
+
 void gw_handler_limit_rings(struct gw_handler *handler, uint64_t bytes)
 {
 	atomic_store(&handler->endpoints.ring_bytes, bytes);
@@ -157,6 +170,11 @@ const uint64_t *gw_receiver_counters(const struct gw_handler *handler, unsigned 
 	return (const uint64_t *)gw_receiver_counted(handler->receiver[receiver])->value;
 }
 
+unsigned gw_receiver_stalled(struct gw_handler *handler, unsigned receiver, int fd)
+{
+	return gw_receiver_look(handler->receiver[receiver], fd);
+}
+
 unsigned gw_handler_listen(struct gw_handler *handler, uint64_t *eni, unsigned most, int timeout_ms)
 {
 	return gw_admission_listen(&handler->admission, eni, most, timeout_ms);
@@ -172,6 +190,26 @@ struct gw_endpoint *gw_endpoint_new(struct gw_handler *handler, uint64_t eni)
 	return gw_endpoints_add(&handler->endpoints, eni);
 }
 
+struct gw_endpoint *gw_endpoint_adopt(struct gw_handler *handler, uint64_t eni, unsigned slot, uint64_t made_ns)
+{
+	return gw_endpoints_adopt(&handler->endpoints, eni, slot, made_ns);
+}
+
+uint64_t gw_handler_forget_strays(struct gw_handler *handler)
+{
+	return gw_endpoints_forget_strays(&handler->endpoints);
+}
+
+int gw_handler_leave(const struct gw_handler *handler, int fd)
+{
+	return gw_leftovers_write(&handler->endpoints, fd);
+}
+
+int gw_handler_take_back(struct gw_handler *handler, int fd)
+{
+	return gw_leftovers_read(&handler->endpoints, handler->receiver, fd);
+}
+
 /* ---- Flows -------------------------------------------------------------------------------------------------------*/
 
 uint64_t gw_handler_flow_entries(const struct gw_handler *handler)
@@ -179,9 +217,15 @@ uint64_t gw_handler_flow_entries(const struct gw_handler *handler)
 	return gw_flows_entries(handler->shared.flows);
 }
 
+unsigned gw_handler_dump_flows(const struct gw_handler *handler, const struct gw_flow_filter *filter,
+                               uint32_t *position, struct gw_flow_record *record, unsigned room)
+{
+	return gw_flow_dump(handler->shared.flows, filter, gw_now_s(), position, record, room);
+}
+
 uint64_t gw_handler_expire(struct gw_handler *handler)
 {
-	return gw_flows_expire(handler->shared.flows, gw_now_s(), handler->idle_s);
+	return gw_flows_expire(handler->shared.flows, gw_now_s(), handler->tcp_idle_s, handler->udp_idle_s);
 }
 
 /* ---- Trace -------------------------------------------------------------------------------------------------------*/
@@ -199,6 +243,13 @@ int gw_trace_read(struct gw_handler *handler, struct gw_trace_record *record)
 uint64_t gw_trace_lost(const struct gw_handler *handler)
 {
 	return atomic_load_explicit(&handler->shared.trace.lost, memory_order_relaxed);
+}
+
+/* ---- Paused ------------------------------------------------------------------------------------------------------*/
+
+void gw_handler_pause(struct gw_handler *handler, int paused)
+{
+	atomic_store(&handler->shared.paused, paused != 0);
 }
 
 /* ---- Gone --------------------------------------------------------------------------------------------------------*/

@@ -18,7 +18,7 @@ struct gw_handler {
 	struct gw_endpoints endpoints;
 	struct gw_admission admission;
 	struct gw_receiver **receiver;
-	unsigned idle_s;
+	unsigned tcp_idle_s, udp_idle_s;
 };
 
 #endif

@@ -42,6 +42,8 @@
 
 static void learn_flows(struct gw_handover *handover);
 static void learn(struct gw_handover *handover, struct gw_arrival *arrival, uint32_t now);
+static void promote(struct gw_handover *handover, const struct gw_arrival *arrival, const struct gw_flow_path *path,
+                    enum gw_flow_news news, uint32_t now);
 static void set_path(const struct gw_arrival *arrival, struct gw_flow_path *path);
 static void drop_unlearned(struct gw_handover *handover, struct gw_arrival *leader, unsigned reason);
 static void trace(const struct gw_handover *handover, const struct gw_arrival *arrival, unsigned reason);
@@ -77,6 +79,7 @@ static void learn_flows(struct gw_handover *handover)
 	const struct gw_flows *flows = handover->shared->flows;
 	uint32_t now = gw_now_s();
 
+	handover->promotion = atomic_load(&handover->shared->promotion);
 	for (unsigned i = 0; i < handover->arrivals; i++) {
 		struct gw_packet_keys *keys = &handover->arrival[i].keys;
 
@@ -84,9 +87,13 @@ static void learn_flows(struct gw_handover *handover)
 			continue;
 		gw_flow_hash(flows, &keys->own);
 		gw_flows_prefetch_bucket(flows, &keys->own);
+		if (handover->promotion)
+			__builtin_prefetch(gw_promote_set(handover->promote, keys->own.hash), 1);
 		if (keys->has_fragment)
 			gw_flow_hash(flows, &keys->fragment);
 	}
+	if (handover->shared->receive_only)
+		return;
 	for (unsigned i = 0; i < handover->arrivals; i++)
 		if (!handover->arrival[i].follows)
 			gw_flows_prefetch_entry(flows, &handover->arrival[i].keys.own);
@@ -100,20 +107,46 @@ static void learn(struct gw_handover *handover, struct gw_arrival *arrival, uint
 	struct gw_flows *flows = handover->shared->flows;
 	struct gw_flow_path path;
 	unsigned reason;
+	enum gw_flow_news news;
 
 	set_path(arrival, &path);
-	reason = gw_flows_learn(flows, &arrival->keys.own, &path, now);
+	reason = gw_flows_relearn(flows, &arrival->keys.own, &path, now, &news);
+	if (handover->promotion && !reason)
+		promote(handover, arrival, &path, news, now);
 	if (!reason && arrival->keys.has_fragment && !arrival->packet.later_fragment)
 		reason = gw_flows_learn(flows, &arrival->keys.fragment, &path, now);
 	if (reason)
 		drop_unlearned(handover, arrival, reason);
 }
 
+/* Asks thread K for a flow that has shown that it lives; tells it of one whose path is another now. */
+static void promote(struct gw_handover *handover, const struct gw_arrival *arrival, const struct gw_flow_path *path,
+                    enum gw_flow_news news, uint32_t now)
+{
+	struct gw_promote_cell *cell;
+	const struct gw_flow_key *key = &arrival->keys.own;
+	const uint64_t word = key->word[GW_KEY_WORDS - 1];
+	const uint32_t life = atomic_load_explicit(&arrival->endpoint->kernel_life, memory_order_relaxed);
+
+	if (!life || GW_KEY_KIND(word) != GW_KEY_FLOW ||
+	    (GW_KEY_PROTOCOL(word) != IPPROTO_TCP && GW_KEY_PROTOCOL(word) != IPPROTO_UDP))
+		return;
+	if (news == GW_FLOW_REPLACED || (news == GW_FLOW_NEW && gw_promote_has_asked(handover->promote, key->hash)))
+		gw_promote_change(handover->promote, handover->promotion, key, life);
+	if (path->header_len != GW_KERNEL_HEADER || arrival->packet.fragment ||
+	    handover->receiver >= GW_KERNEL_RECEIVERS)
+		return;
+	cell = gw_promote_count(handover->promote, key->hash, life, arrival->count, news != GW_FLOW_KNOWN, now);
+	if (cell) {
+		if (!atomic_load_explicit(&handover->shared->polls, memory_order_relaxed))
+			atomic_store_explicit(&handover->shared->polls, true, memory_order_relaxed);
+		gw_promote_ask(handover->promote, handover->promotion, cell, key, path, life);
+	}
+}
+
 static void set_path(const struct gw_arrival *arrival, struct gw_flow_path *path)
 {
-	path->gwlb_address = arrival->origin->gwlb_address;
-	path->gwlb_port = arrival->origin->gwlb_port;
-	path->own_address = arrival->origin->own_address;
+	path->origin = *arrival->origin;
 	path->header_len = arrival->geneve_len;
 	path->header[(arrival->geneve_len - 1) / 8] = 0;
 	memcpy(path->header, arrival->geneve, arrival->geneve_len);
@@ -122,6 +155,8 @@ static void set_path(const struct gw_arrival *arrival, struct gw_flow_path *path
 static void drop_unlearned(struct gw_handover *handover, struct gw_arrival *leader, unsigned reason)
 {
 	gw_count(handover->counters, reason, leader->count);
+	atomic_fetch_add_explicit(&leader->endpoint->ring[handover->receiver].unlearned, leader->count,
+	                          memory_order_relaxed);
 	leader->done = true;
 	if (!gw_tracing(&handover->shared->trace))
 		return;
@@ -320,4 +355,26 @@ static void give_way(struct gw_handover *handover)
 	sched_yield();
 	handover->kept = 0;
 	handover->left = false;
+}
+
+/* ---- Put back ----------------------------------------------------------------------------------------------------*/
+
+void gw_handover_put_back(struct gw_handover *handover, struct gw_endpoint *endpoint, uint32_t packets, uint64_t bytes,
+                          const uint8_t *frame, size_t len)
+{
+	const unsigned thread = handover->receiver % handover->shared->tunnel_threads;
+	struct gw_ring *ring = &endpoint->ring[handover->receiver];
+	struct gw_ring_record *record = may_wait(handover, endpoint, len) ? gw_ring_reserve(ring, len) : NULL;
+
+	if (!record) {
+		gw_count(handover->counters, GW_drop_ring_full, packets);
+		atomic_fetch_add_explicit(&ring->drops, packets, memory_order_relaxed);
+		return;
+	}
+	memcpy(record + 1, frame, len);
+	record->packets = packets;
+	record->bytes = bytes;
+	gw_ring_commit(ring, record, len);
+	gw_ring_publish(ring, atomic_load(&ring->last_ns)); /* it is no newer than it was */
+	gw_duty_call(&endpoint->tunnel[GW_GWI][thread].duty);
 }

@@ -16,6 +16,7 @@
 #include "merge.h"
 #include "origin.h"
 #include "packet.h"
+#include "promote.h"
 #include "relief.h"
 #include "shared.h"
 
@@ -42,6 +43,8 @@ struct gw_handover {
 	struct gw_shared *shared;
 	struct gw_counters *counters;
 	struct gw_relief *relief;
+	struct gw_promote *promote;
+	struct gw_promotion *promotion; /* during a pass, while flows may take the kernel; or NULL */
 	unsigned receiver;
 	bool behind;               /* the receiver's word: there is more to receive */
 	unsigned kept;             /* packets handed over since the thread last gave its core away */
@@ -57,5 +60,10 @@ struct gw_handover {
 
 /* Hands over the arrivals: none are left.  Their packets need not stay. */
 void gw_handover_pass(struct gw_handover *handover);
+
+/* Before the thread runs: a frame of so many packets, with so many bytes before merging, that was in a ring of another program is
+ * put into one here, or counted as dropped. */
+void gw_handover_put_back(struct gw_handover *handover, struct gw_endpoint *endpoint, uint32_t packets, uint64_t bytes,
+                          const uint8_t *frame, size_t len);
 
 #endif

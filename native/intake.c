@@ -23,7 +23,7 @@
 #include "geneve.h"
 #include "packet.h"
 
-/* How long a packet waits for an endpoint to be made. */
+/* How long a packet waits for its endpoint. */
 #define WAIT_NS 5000000000u
 
 static unsigned judge(struct gw_intake *intake, const struct gw_datagram *datagram);
@@ -32,6 +32,7 @@ static void drop_datagram(struct gw_intake *intake, const struct gw_datagram *da
 static void take_packet(struct gw_intake *intake, const struct gw_origin *origin, const uint8_t *data, uint32_t len,
                         bool waited);
 static bool follow(struct gw_handover *handover, const struct gw_origin *origin, const uint8_t *data, uint32_t len);
+static bool shed(const struct gw_intake *intake, struct gw_endpoint *endpoint);
 static void arrive(struct gw_handover *handover, const struct gw_origin *origin, const uint8_t *data,
                    const struct gw_geneve *geneve);
 static void wait_for_endpoint(struct gw_intake *intake, uint64_t eni, const struct gw_origin *origin,
@@ -49,12 +50,10 @@ void gw_intake_datagram(struct gw_intake *intake, const struct gw_datagram *data
 	unsigned reason = judge(intake, datagram);
 	uint32_t at = 0;
 
+	if (!reason && datagram->truncated)
+		reason = GW_drop_datagram_truncated;
 	if (reason) {
 		drop_datagram(intake, datagram, data, reason);
-		return;
-	}
-	if (datagram->truncated) {
-		gw_count(intake->counters, GW_drop_datagram_truncated, 1);
 		return;
 	}
 	do {
@@ -67,7 +66,7 @@ void gw_intake_datagram(struct gw_intake *intake, const struct gw_datagram *data
 	} while (at < datagram->len);
 }
 
-/* 0, or why the datagram may not come from where it came from. */
+/* Returns 0, or the counter that tells why the datagram may not come from there. */
 static unsigned judge(struct gw_intake *intake, const struct gw_datagram *datagram)
 {
 	const struct gw_source source = { .address = datagram->origin.gwlb_address,
@@ -78,7 +77,7 @@ static unsigned judge(struct gw_intake *intake, const struct gw_datagram *datagr
 	return gw_judge_source(&intake->judge, &source);
 }
 
-/* With all packets in it. */
+/* Drops a datagram and counts all packets in it. */
 static void drop_datagram(struct gw_intake *intake, const struct gw_datagram *datagram, const uint8_t *data,
                           unsigned reason)
 {
@@ -98,7 +97,7 @@ static void drop_datagram(struct gw_intake *intake, const struct gw_datagram *da
 
 /* ---- A packet ----------------------------------------------------------------------------------------------------*/
 
-/* waited: it comes out of the waiting room. */
+/* waited: the packet comes from the waiting room. */
 static void take_packet(struct gw_intake *intake, const struct gw_origin *origin, const uint8_t *data, uint32_t len,
                         bool waited)
 {
@@ -119,16 +118,19 @@ static void take_packet(struct gw_intake *intake, const struct gw_origin *origin
 	if (!reason) {
 		arrival->endpoint = gw_endpoints_find(intake->endpoints, geneve.eni);
 		if (waited) {
-			/* It may be gone again. */
+			/* The endpoint may be gone again. */
 			reason = arrival->endpoint ? 0 : GW_drop_endpoint_refused;
 		} else if (!arrival->endpoint && !gw_admission_allows(intake->admission, geneve.eni)) {
 			reason = GW_drop_endpoint_not_allowed;
 		} else if (!arrival->endpoint || gw_waiting_has(&intake->waiting, geneve.eni)) {
-			/* Even where an endpoint has just been published: behind those that wait already. */
+			/* This holds even when an endpoint has just been published: the packet must not overtake those that
+			 * wait. */
 			wait_for_endpoint(intake, geneve.eni, origin, data, len);
 			return;
 		}
 	}
+	if (!reason && shed(intake, arrival->endpoint))
+		reason = GW_drop_overload;
 	if (gw_tracing(&intake->shared->trace))
 		gw_trace_write_in(&intake->shared->trace, origin, data, len, geneve.eni, reason);
 	if (reason)
@@ -137,7 +139,7 @@ static void take_packet(struct gw_intake *intake, const struct gw_origin *origin
 		arrive(handover, origin, data, &geneve);
 }
 
-/* A packet of the same origin as the one before it, and like that in all that it was judged by, joins its run. */
+/* A packet joins the run of the one before it when they have the same origin and agree in all that was judged. */
 static bool follow(struct gw_handover *handover, const struct gw_origin *origin, const uint8_t *data, uint32_t len)
 {
 	struct gw_arrival *arrival = &handover->arrival[handover->arrivals], *previous = arrival - 1, *leader;
@@ -163,7 +165,18 @@ static bool follow(struct gw_handover *handover, const struct gw_origin *origin,
 	return true;
 }
 
-/* The next arrival, whose endpoint and bounds are known, leads a run. */
+/* Counts a packet for an endpoint whose packets are shed. */
+static bool shed(const struct gw_intake *intake, struct gw_endpoint *endpoint)
+{
+	struct gw_ring *ring = &endpoint->ring[intake->handover->receiver];
+
+	if (!atomic_load_explicit(&ring->shed, memory_order_relaxed))
+		return false;
+	atomic_fetch_add_explicit(&ring->unlearned, 1, memory_order_relaxed);
+	return true;
+}
+
+/* Begins a run with an arrival whose endpoint and bounds are known. */
 static void arrive(struct gw_handover *handover, const struct gw_origin *origin, const uint8_t *data,
                    const struct gw_geneve *geneve)
 {
@@ -196,7 +209,7 @@ static void drop_oldest(struct gw_intake *intake)
 	const struct gw_waiting_packet *packet = gw_waiting_oldest(&intake->waiting);
 	unsigned reason = gw_admission_refusal(intake->admission);
 
-	/* Behind the one before it there were only such as have been taken out: the room is empty now. */
+	/* All records behind it had been taken out already, so the room is empty now. */
 	if (!packet)
 		return;
 	gw_count(intake->counters, reason, 1);
@@ -222,7 +235,7 @@ void gw_intake_look_at_waiting(struct gw_intake *intake)
 		drop_oldest(intake);
 }
 
-/* Takes the packets of endpoints that have been published since the last look out of the waiting room. */
+/* Takes in the packets whose endpoints have been published since the last look. */
 static void end_waiting(struct gw_intake *intake)
 {
 	struct gw_waiting *waiting = &intake->waiting;
@@ -242,4 +255,13 @@ void gw_intake_drop_waiting(struct gw_intake *intake)
 {
 	while (gw_waiting_oldest(&intake->waiting))
 		drop_oldest(intake);
+}
+
+void gw_intake_put_back(struct gw_intake *intake, uint64_t eni, const struct gw_origin *origin, const uint8_t *data,
+                        uint32_t len)
+{
+	if (gw_admission_allows(intake->admission, eni))
+		wait_for_endpoint(intake, eni, origin, data, len);
+	else /* other options than those by which it waited */
+		gw_count(intake->counters, GW_drop_endpoint_not_allowed, 1);
 }

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT-0 */
-/*
- * layout.h - what the Python side mirrors of our headers (gwlbtun/layout.py), as the compiler sees it.
- */
+/* layout.h - what gwlbtun/layout.py mirrors of these headers, as the compiler sees it. */
 #ifndef GW_LAYOUT_H
 #define GW_LAYOUT_H
 

@@ -56,7 +56,7 @@ bool gw_merge_join(struct gw_merge *merge, struct gw_segment *segment)
 	return true;
 }
 
-/* Which bits of the fixed headers segmentation repeats.  It does not: lengths, IPv4 ID, checksums, sequence, PSH. */
+/* The bits of the fixed headers that segmentation repeats: all but lengths, IPv4 ID, checksums, sequence number and PSH. */
 static const uint8_t ipv4_repeated[GW_IPV4_HEADER] = { 0xff, 0xff, 0,    0,    0,    0,    0xff, 0xff, 0xff, 0xff,
 	                                               0,    0,    0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
 static const uint8_t ipv6_repeated[8] = { 0xff, 0xff, 0xff, 0xff, 0, 0, 0xff, 0xff };
@@ -65,7 +65,7 @@ static const uint8_t tcp_repeated[GW_TCP_HEADER] = { 0xff, 0xff, 0xff, 0xff, 0, 
 	                                             0xff, 0xff, 0,    0,    0xff, 0xff };
 static const uint8_t udp_repeated[4] = { 0xff, 0xff, 0xff, 0xff };
 
-/* In every field that segmentation repeats. */
+/* Equal in every field that segmentation repeats. */
 static bool same_headers(const struct gw_packet *a, const struct gw_packet *b)
 {
 	const uint8_t *l4_a = a->data + a->l4_offset, *l4_b = b->data + b->l4_offset;
@@ -89,7 +89,7 @@ static bool same_headers(const struct gw_packet *a, const struct gw_packet *b)
 	return !differs;
 }
 
-/* What differs, by 4 bytes at a time; a mask of NULL: anywhere. */
+/* The differences in words of 4 bytes, under a mask; NULL: everywhere. */
 static inline uint32_t difference(const uint8_t *a, const uint8_t *b, const uint8_t *mask, size_t len)
 {
 	uint32_t differs = 0;
@@ -131,7 +131,7 @@ void gw_merge_write(struct gw_merge *merge, struct gw_vnet_header *vnet, uint8_t
 		finish_headers(merge, vnet, out);
 }
 
-/* Copies the packets of the run, without the headers of all but the first. */
+/* Copies the packets of the run.  Only the first keeps its headers. */
 static void copy_run(struct gw_merge *merge, uint8_t *out)
 {
 	const struct gw_packet *first = merge->segment[0]->packet;
@@ -161,7 +161,7 @@ static bool verify_and_copy(struct gw_segment *segment, uint8_t *out)
 	return segment->verified;
 }
 
-/* Copies the payload; false if checksums are wrong, or not as segmentation would write them. */
+/* Copies the payload.  False if a checksum is wrong, or not as segmentation would write it. */
 static bool copy_payload(const struct gw_packet *packet, uint8_t *out)
 {
 	const uint8_t *l4 = packet->data + packet->l4_offset, *payload = packet->data + packet->payload_offset;
@@ -177,7 +177,7 @@ static bool copy_payload(const struct gw_packet *packet, uint8_t *out)
 	return right;
 }
 
-/* Makes the first packet's headers those of all, and tells TUN. */
+/* Makes the first packet's headers those of the super-packet, and describes it to TUN. */
 static void finish_headers(const struct gw_merge *merge, struct gw_vnet_header *vnet, uint8_t *out)
 {
 	const struct gw_packet *first = merge->segment[0]->packet, *last = merge->segment[merge->count - 1]->packet;

@@ -21,23 +21,23 @@
 #define GW_MERGE_MAX 64u
 #define GW_SUPER_PACKET_MAX 65535u
 
-/* It, and the packet that it points to, must stay until gw_merge_write() has returned. */
+/* The segment and the packet that it points to must stay until gw_merge_write() has returned. */
 struct gw_segment {
 	const struct gw_packet *packet;
-	bool mergeable; /* the packet's, or false, as for a protocol that the device takes no super-packets of */
-	bool verified;  /* its checksums are known to be right */
+	bool mergeable; /* the packet's; false for a protocol whose super-packets the device does not take */
+	bool verified;  /* its checksums have been verified */
 };
 
 struct gw_merge {
 	struct gw_segment *segment[GW_MERGE_MAX];
 	unsigned count;
 	uint32_t length; /* of the super-packet, bytes */
-	bool ended;      /* nothing can follow */
+	bool ended;      /* no segment can follow */
 };
 
 void gw_merge_start(struct gw_merge *merge, struct gw_segment *segment);
 
-/* Adds the segment to the run, if splitting would restore it exactly, provided that its checksums are right. */
+/* Adds the segment to the run if splitting would restore it exactly, provided that its checksums are right. */
 bool gw_merge_join(struct gw_merge *merge, struct gw_segment *segment);
 
 /*

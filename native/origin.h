@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT-0 */
 /*
- * origin.h - where a datagram came from and was addressed to.
+ * origin.h - where a datagram came from and was addressed to, and so what its answers need: they leave from own_address and
+ * gwlb_port, for port 6081 of gwlb_address.
  *
  * All Geneve packets in one datagram share it.
  */

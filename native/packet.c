@@ -29,10 +29,8 @@
 #define PROTO_HIP 139
 #define PROTO_SHIM6 140
 
-/* More extension headers than any real packet has; the length bounds the walk too. */
+/* More extension headers than any real packet has.  The length bounds the walk as well. */
 #define MAX_EXTENSION_HEADERS 16
-
-enum key_kind { KIND_FLOW = 0, KIND_FRAGMENT = GW_KEY_FRAGMENT, KIND_ICMP_ERROR = GW_KEY_ICMP_ERROR };
 
 static void walk_ipv4(struct gw_packet *packet);
 static void walk_ipv6(struct gw_packet *packet);
@@ -47,7 +45,7 @@ static bool transport_key(const struct gw_packet *packet, unsigned slot, struct 
 static bool is_echo(const struct gw_packet *packet, unsigned type);
 static bool set_flow_key(struct gw_flow_key *key, const struct gw_packet *packet, unsigned slot, uint32_t source,
                          uint32_t destination);
-static void set_key(struct gw_flow_key *key, const struct gw_packet *packet, unsigned slot, enum key_kind kind,
+static void set_key(struct gw_flow_key *key, const struct gw_packet *packet, unsigned slot, enum gw_key_kind kind,
                     bool swap, uint32_t ports);
 
 unsigned gw_packet_parse(const uint8_t *data, size_t available, unsigned family, struct gw_packet *packet)
@@ -160,7 +158,7 @@ void gw_packet_find_payload(struct gw_packet *packet)
 	                                         : packet->l4_offset == GW_IPV6_HEADER);
 }
 
-/* The length of the TCP header, or 0.  *plain: segmentation of a super-packet could have made it. */
+/* Returns the length of the TCP header, or 0.  *plain: segmentation of a super-packet could have made this header. */
 static unsigned tcp_header(const uint8_t *tcp, uint32_t l4_len, bool *plain)
 {
 	unsigned offset_and_flags;
@@ -214,7 +212,7 @@ void gw_packet_keys(const struct gw_packet *packet, unsigned slot, struct gw_pac
 	keys->has_fragment = packet->fragment;
 	keys->has_quoted = keys->reversed = false;
 	if (packet->fragment)
-		set_key(&keys->fragment, packet, slot, KIND_FRAGMENT, false, packet->fragment_id);
+		set_key(&keys->fragment, packet, slot, GW_KEY_FRAGMENT, false, packet->fragment_id);
 	if (packet->later_fragment) {
 		keys->own = keys->fragment;
 		return;
@@ -225,10 +223,10 @@ void gw_packet_keys(const struct gw_packet *packet, unsigned slot, struct gw_pac
 
 		keys->has_quoted = parse_quote(packet, &quote);
 		if (keys->has_quoted && quote.later_fragment)
-			set_key(&keys->quoted, &quote, slot, KIND_FRAGMENT, false, quote.fragment_id);
+			set_key(&keys->quoted, &quote, slot, GW_KEY_FRAGMENT, false, quote.fragment_id);
 		else if (keys->has_quoted)
 			transport_key(&quote, slot, &keys->quoted);
-		set_key(&keys->own, packet, slot, KIND_ICMP_ERROR, false,
+		set_key(&keys->own, packet, slot, GW_KEY_ICMP_ERROR, false,
 		        keys->has_quoted ? digest(&keys->quoted) : 0);
 		return;
 	}
@@ -248,8 +246,8 @@ static bool is_icmp_error(const struct gw_packet *packet, unsigned type)
 	return type < 128;
 }
 
-/* The packet that an ICMP error quotes is cut short as a rule (RFC 792: 8 bytes beyond its IP header), so that only its
- * headers must be there. */
+/* An ICMP error quotes a packet that is usually cut short (RFC 792: 8 bytes beyond its IP header).  So only its headers must
+ * be complete. */
 static bool parse_quote(const struct gw_packet *error, struct gw_packet *quote)
 {
 	uint32_t start = error->l4_offset + 8u;
@@ -281,7 +279,7 @@ static uint32_t digest(const struct gw_flow_key *key)
 	return (uint32_t)(sum >> 32);
 }
 
-/* The flow key of a packet that is no later fragment and no ICMP error; true if it is reversed. */
+/* The flow key of a packet that is neither a later fragment nor an ICMP error.  True if the key reverses the direction. */
 static bool transport_key(const struct gw_packet *packet, unsigned slot, struct gw_flow_key *key)
 {
 	const uint8_t *l4 = packet->data + packet->l4_offset;
@@ -304,7 +302,7 @@ static bool is_echo(const struct gw_packet *packet, unsigned type)
 	return type == 128 || type == 129;
 }
 
-/* source and destination: ports, or what stands in for them.  True if the key has them the other way round. */
+/* source and destination: ports, or what replaces them.  True if the key holds them the other way round. */
 static bool set_flow_key(struct gw_flow_key *key, const struct gw_packet *packet, unsigned slot, uint32_t source,
                          uint32_t destination)
 {
@@ -313,11 +311,11 @@ static bool set_flow_key(struct gw_flow_key *key, const struct gw_packet *packet
 	int order = memcmp(address, address + size, size);
 	bool swap = order > 0 || (order == 0 && source > destination);
 
-	set_key(key, packet, slot, KIND_FLOW, swap, swap ? destination << 16 | source : source << 16 | destination);
+	set_key(key, packet, slot, GW_KEY_FLOW, swap, swap ? destination << 16 | source : source << 16 | destination);
 	return swap;
 }
 
-static void set_key(struct gw_flow_key *key, const struct gw_packet *packet, unsigned slot, enum key_kind kind,
+static void set_key(struct gw_flow_key *key, const struct gw_packet *packet, unsigned slot, enum gw_key_kind kind,
                     bool swap, uint32_t ports)
 {
 	unsigned size = packet->family == 4 ? 4 : 16;
@@ -325,7 +323,7 @@ static void set_key(struct gw_flow_key *key, const struct gw_packet *packet, uns
 	const uint8_t *first = swap ? source + size : source;
 	const uint8_t *second = swap ? source : source + size;
 	/* Fragments of one IPv6 datagram may differ in what follows their fragment headers (RFC 8200 section 4.5). */
-	unsigned protocol = kind == KIND_FRAGMENT && packet->family == 6 ? PROTO_FRAGMENT : packet->protocol;
+	unsigned protocol = kind == GW_KEY_FRAGMENT && packet->family == 6 ? PROTO_FRAGMENT : packet->protocol;
 
 	memset(key->word, 0, sizeof(key->word));
 	memcpy(&key->word[0], first, size);

@@ -11,18 +11,18 @@
 
 #include "flow.h"
 
-/* What is to be known of a packet's headers.  They are parsed once, and this goes along with the packet. */
+/* What gwlbtun must know of a packet's headers.  It parses them once, and this goes along with the packet. */
 struct gw_packet {
 	const uint8_t *data;
-	uint32_t len;            /* what IP says, which may be less than was there */
+	uint32_t len;            /* as IP says, which may be less than what came */
 	uint32_t fragment_id;    /* host byte order */
 	uint16_t l4_offset;      /* of the transport header, bytes */
-	uint16_t payload_offset; /* behind the TCP or UDP header, perhaps beyond len; 0: there is none */
+	uint16_t payload_offset; /* behind the TCP or UDP header, perhaps beyond len; 0 for other protocols */
 	uint8_t family;          /* 4 or 6 */
 	uint8_t protocol;        /* after IPv6 extension headers */
 	bool fragment;           /* part of a datagram */
-	bool later_fragment;     /* part of it, but not the first: no ports */
-	bool mergeable;          /* as far as its headers tell, it may be part of a super-packet (merge.h) */
+	bool later_fragment;     /* a later part: no ports */
+	bool mergeable;          /* by its headers it may be part of a super-packet (merge.h) */
 };
 
 /* A packet has at most three keys.  own: by which it is learned and looked up first.  fragment: of its datagram (only
@@ -33,19 +33,17 @@ struct gw_packet_keys {
 	struct gw_flow_key quoted;
 	bool has_fragment;
 	bool has_quoted;
-	bool reversed; /* own is a flow's, and the packet goes from its second address to its first */
+	bool reversed; /* own is the key of a flow, and the packet goes from its second address to its first */
 };
 
-/* Checks the bounds of the IP packet of the given family in data.  Returns 0 with *packet filled, or a drop_ counter. */
+/* Checks the bounds of the IP packet of the given family in data.  Returns 0 and fills *packet, or returns a drop_ counter. */
 unsigned gw_packet_parse(const uint8_t *data, size_t available, unsigned family, struct gw_packet *packet);
 
-/*
- * Whether the data holds a whole packet of the same flow as the parsed one, in the same direction, neither being a fragment
- * or of a kind with other keys: its bounds are then in *packet, and its keys are those of the other.  False says nothing.
- */
+/* Whether the data holds a whole packet of the same flow and direction as the parsed one, where neither is a fragment or of
+ * a kind with further keys.  If so, fills *packet, and the keys of the parsed one hold for it.  False says nothing. */
 bool gw_packet_follows(const struct gw_packet *other, const uint8_t *data, size_t available, struct gw_packet *packet);
 
-/* Finds payload_offset and mergeable anew, from l4_offset, which must be within the packet, and protocol. */
+/* Computes payload_offset and mergeable anew, from protocol and from l4_offset, which must be within the packet. */
 void gw_packet_find_payload(struct gw_packet *packet);
 
 /* The keys of a parsed packet, for the endpoint in slot. */

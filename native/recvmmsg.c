@@ -25,41 +25,45 @@
 #include "clock.h"
 #include "handover.h"
 #include "intake.h"
+#include "progress.h"
 #include "relief.h"
 
 #ifndef UDP_GRO
 #define UDP_GRO 104 /* Linux 5.0 */
 #endif
 
-/* Datagrams taken with one recvmmsg, at most and at least; in between, as many as made up BATCH_BYTES last time, for what
- * is taken is gone through again and again and had better stay in the cache.  Small ones take much of it beside their
- * bytes: unless they merge, BATCH_UNMERGED are enough. */
+/* The most and the fewest datagrams of one recvmmsg.  In between, a batch is as many as BATCH_BYTES held last time: a batch
+ * is gone through several times and should stay in the cache.  Small datagrams need much of it beside their bytes, so
+ * BATCH_UNMERGED are enough of them unless they merge. */
 #define BATCH 1024u
 #define BATCH_UNMERGED 512u
 #define BATCH_LEAST 4u
 #define BATCH_BYTES (256u << 10)
 
-/* Not a power of two, so that the beginnings of all buffers do not compete for the same lines of the cache. */
+/* Not a power of two, or the beginnings of all buffers would compete for the same cache lines. */
 #define DATAGRAM_ROOM (65536u + 320u)
 
-/* How often the waiting room is looked through for packets that have waited too long. */
+/* How often the thread looks for packets that have waited too long. */
 #define WAIT_LOOK_MS 250
 
-/* How long a receiver that was told to stop goes on with what keeps coming in. */
+/* How long a receiver goes on after it was told to stop while packets keep coming. */
 #define DRAIN_NS 200000000u
 
 struct gw_receiver {
 	struct gw_counters counters;
 	struct gw_gate gate;
+	struct gw_fence fence;
 	struct gw_relief relief;
+	struct gw_progress progress; /* the control thread's that looks */
 	struct gw_shared *shared;
 	int fd;
-	uint64_t stop_ns;  /* when it was seen that the handler stops */
-	unsigned wanted;   /* datagrams in the next batch, at most */
+	uint64_t stop_ns;  /* when it first saw that the handler stops */
+	unsigned wanted;   /* the most datagrams of the next batch */
 	unsigned received; /* datagrams in this one */
-	unsigned next;     /* of them, to be taken in */
+	unsigned next;     /* of them, those to take in */
 	struct gw_intake intake;
 	struct gw_handover handover;
+	struct gw_promote promote;
 	struct gw_datagram datagram[BATCH];
 	struct mmsghdr header[BATCH];
 	struct iovec iov[BATCH];
@@ -74,6 +78,7 @@ struct gw_receiver {
 static void set_headers(struct gw_receiver *receiver);
 static void reset_header(struct gw_receiver *receiver, unsigned i);
 static int next_batch(struct gw_receiver *receiver);
+static bool is_paused(const struct gw_receiver *receiver);
 static bool drained_long_enough(struct gw_receiver *receiver);
 static int receive(struct gw_receiver *receiver, int flags);
 static void take_batch(struct gw_receiver *receiver);
@@ -85,7 +90,7 @@ static void set_wanted(struct gw_receiver *receiver);
 struct gw_receiver *gw_receiver_new(struct gw_shared *shared, struct gw_endpoints *endpoints,
                                     struct gw_admission *admission, unsigned index)
 {
-	/* Mapped: a buffer takes the memory that the largest datagram in it took. */
+	/* Mapped, so that a buffer takes only the memory that its largest datagram took. */
 	struct gw_receiver *receiver = mmap(NULL, sizeof(*receiver), PROT_READ | PROT_WRITE,
 	                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -106,6 +111,10 @@ struct gw_receiver *gw_receiver_new(struct gw_shared *shared, struct gw_endpoint
 	receiver->intake.admission = admission;
 	receiver->intake.handover = &receiver->handover;
 	receiver->handover.relief = &receiver->relief;
+	receiver->handover.promote = &receiver->promote;
+	gw_promote_begin(&receiver->promote, shared->receivers);
+	receiver->relief.fence = &receiver->fence;
+	atomic_init(&receiver->fence.fd, -1);
 	receiver->handover.receiver = receiver->relief.receiver = index;
 	receiver->relief.alone = shared->receivers <= shared->tunnel_threads;
 	receiver->wanted = BATCH;
@@ -148,6 +157,33 @@ struct gw_waiting *gw_receiver_waiting(struct gw_receiver *receiver)
 	return &receiver->intake.waiting;
 }
 
+struct gw_fence *gw_receiver_fence(struct gw_receiver *receiver)
+{
+	return &receiver->fence;
+}
+
+struct gw_promote *gw_receiver_promote(struct gw_receiver *receiver)
+{
+	return &receiver->promote;
+}
+
+struct gw_intake *gw_receiver_intake(struct gw_receiver *receiver)
+{
+	return &receiver->intake;
+}
+
+unsigned gw_receiver_look(struct gw_receiver *receiver, int fd)
+{
+	const struct gw_counters *counters = &receiver->counters;
+	struct gw_gate *gate = &receiver->gate;
+	const uint32_t epoch = atomic_load(&gate->epoch);
+	const bool asked = atomic_load(&gate->held) > 0 && atomic_load(&gate->asked) != atomic_load(&gate->obeyed);
+
+	return gw_progress_look(&receiver->progress, asked || epoch & 1 || gw_progress_readable(fd),
+	                        epoch + gw_get(counters, GW_entries) + gw_get(counters, GW_batches) +
+	                                gw_get(counters, GW_receive_errors));
+}
+
 /* ---- The U thread ------------------------------------------------------------------------------------------------*/
 
 int gw_receiver_work(struct gw_receiver *receiver, int fd)
@@ -156,6 +192,7 @@ int gw_receiver_work(struct gw_receiver *receiver, int fd)
 
 	gw_count(&receiver->counters, GW_entries, 1);
 	receiver->fd = fd;
+	atomic_store(&receiver->fence.fd, fd);
 	do {
 		if (gw_waiting_any(&receiver->intake.waiting))
 			gw_intake_look_at_waiting(&receiver->intake);
@@ -163,20 +200,24 @@ int gw_receiver_work(struct gw_receiver *receiver, int fd)
 		if (!status && receiver->next < receiver->received)
 			take_batch(receiver);
 	} while (!status);
-	gw_intake_drop_waiting(&receiver->intake);
+	if (!is_paused(receiver))
+		gw_intake_drop_waiting(&receiver->intake);
 	gw_relief_leave(&receiver->relief);
+	gw_fence_pass(&receiver->fence);
+	atomic_store(&receiver->fence.fd, -1);
 	return status;
 }
 
-/* Receives the next batch, if there is one: 0, GW_STOPPED or -errno. */
+/* Receives the next batch if there is one.  Returns 0, GW_STOPPED or -errno. */
 static int next_batch(struct gw_receiver *receiver)
 {
 	bool stop = atomic_load_explicit(&receiver->shared->stop, memory_order_relaxed);
 	bool on_duty = gw_relief_on_duty(&receiver->relief), waiting = gw_waiting_any(&receiver->intake.waiting);
-	bool polls = on_duty || waiting;
+	bool polls = on_duty || waiting || atomic_load_explicit(&receiver->shared->polls, memory_order_relaxed);
 	int received;
 
-	if (stop && drained_long_enough(receiver))
+	gw_fence_pass(&receiver->fence);
+	if (is_paused(receiver) || (stop && drained_long_enough(receiver)))
 		return GW_STOPPED;
 	if (polls && !gw_relief_wait(&receiver->relief, receiver->fd, stop ? 0 : waiting ? WAIT_LOOK_MS : -1) && !stop)
 		return 0;
@@ -189,7 +230,12 @@ static int next_batch(struct gw_receiver *receiver)
 	return 0;
 }
 
-/* Once a receiver is to stop, it goes on until its socket is empty, or DRAIN_NS if that never happens. */
+static bool is_paused(const struct gw_receiver *receiver)
+{
+	return atomic_load_explicit(&receiver->shared->paused, memory_order_relaxed);
+}
+
+/* A receiver that must stop goes on until its socket is empty, but no longer than DRAIN_NS. */
 static bool drained_long_enough(struct gw_receiver *receiver)
 {
 	uint64_t now = gw_now_ns();
@@ -199,12 +245,12 @@ static bool drained_long_enough(struct gw_receiver *receiver)
 	return now - receiver->stop_ns > DRAIN_NS;
 }
 
-/* Takes the datagrams that are there, blocking for the first.  Their number; 0 to try again; -errno. */
+/* Takes the datagrams that are there, and blocks for the first.  Returns their number, 0 to try again, or -errno. */
 static int receive(struct gw_receiver *receiver, int flags)
 {
 	int received;
 
-	/* What the kernel wrote there last time. */
+	/* Restores the sizes, which the kernel overwrote last time. */
 	for (unsigned i = 0; i < receiver->received; i++)
 		reset_header(receiver, i);
 	receiver->received = receiver->next = 0;
@@ -222,7 +268,7 @@ static int receive(struct gw_receiver *receiver, int flags)
 	case EAGAIN:
 		return flags & MSG_DONTWAIT ? -EAGAIN : 0;
 	default:
-		/* Out of memory, say: not for ever, and no reason to spin. */
+		/* A shortage of memory, for example, which passes: no reason to end, nor to spin. */
 		gw_count(&receiver->counters, GW_receive_errors, 1);
 		usleep(1000);
 		return 0;
@@ -245,9 +291,10 @@ static void take_batch(struct gw_receiver *receiver)
 		                   receiver->data[receiver->next]);
 	gw_handover_pass(&receiver->handover);
 	gw_gate_go_out(&receiver->gate);
+	gw_fence_took(&receiver->fence, receiver->received);
 }
 
-/* What the kernel says of a datagram. */
+/* Reads what the kernel says of a datagram. */
 static void read_datagram(struct gw_receiver *receiver, unsigned i)
 {
 	struct msghdr *header = &receiver->header[i].msg_hdr;
@@ -276,7 +323,7 @@ static void read_datagram(struct gw_receiver *receiver, unsigned i)
 	}
 }
 
-/* How many datagrams the next batch may have, by this one and by what the last one was merged to. */
+/* The most datagrams of the next batch, by the size of this one and by how far it merged. */
 static void set_wanted(struct gw_receiver *receiver)
 {
 	struct gw_handover *handover = &receiver->handover;

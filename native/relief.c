@@ -12,7 +12,7 @@
 #include "bell.h"
 #include "clock.h"
 
-/* A T thread for which nothing has come for so long makes room for another. */
+/* A T thread that had no work for this long makes room for another. */
 #define UNUSED_S 2u
 
 static bool stand_in(struct gw_relief *relief, struct gw_tunnel *tunnel, bool behind, uint32_t now_s);
@@ -25,26 +25,26 @@ static void remove_at(struct gw_relief *relief, unsigned i);
 
 bool gw_relief_hand_over(struct gw_relief *relief, struct gw_tunnel *in, struct gw_tunnel *out, bool behind)
 {
-	const uint32_t now_s = gw_now_s(); /* one for both, or the second might take the place of the first */
+	const uint32_t now_s = gw_now_s(); /* one check for both, or the second might take the place of the first */
 
 	if (!relief->alone || !stand_in(relief, in, behind, now_s)) {
 		if (!lend_a_hand(relief, in, behind))
 			gw_duty_call(&in->duty);
 		return false;
 	}
-	/* First, so that nobody wakes for what the writing sends there. */
+	/* This comes first, so that nobody wakes for what the writing makes Linux send there. */
 	if (!stand_in(relief, out, behind, now_s))
 		out = NULL;
 	if (gw_tunnel_serve(in, out))
 		return out != NULL;
-	/* For the T threads to go on with, or to find out what is wrong, and to tell. */
+	/* The T threads go on with it, or find out what is wrong and report it. */
 	hand_back(relief, in);
 	if (out)
 		hand_back(relief, out);
 	return false;
 }
 
-/* True if this thread is on duty there now, to stay. */
+/* True if this thread is on duty there now and stays so. */
 static bool stand_in(struct gw_relief *relief, struct gw_tunnel *tunnel, bool behind, uint32_t now_s)
 {
 	struct gw_gate *gate = relief->gate;
@@ -59,7 +59,7 @@ static bool stand_in(struct gw_relief *relief, struct gw_tunnel *tunnel, bool be
 	}
 	if (is_loss(tunnel, behind) || !make_room(relief, now_s) || !gw_duty_take(&tunnel->duty, relief->receiver))
 		return false;
-	/* Or it would stay in a poll that the kernel wakes for each packet, on its queue as well. */
+	/* Otherwise it would stay in a poll that the kernel wakes for each packet on its queue. */
 	gw_bell_ring(tunnel->duty.bell);
 	relief->tunnel[gate->held] = tunnel;
 	relief->used_s[gate->held] = now_s;
@@ -84,12 +84,12 @@ static bool make_room(struct gw_relief *relief, uint32_t now_s)
 	return false;
 }
 
-/* Writes the records for a T thread that sleeps, and is off duty again. */
+/* Writes the records for a T thread that sleeps, and goes off duty again. */
 static bool lend_a_hand(struct gw_relief *relief, struct gw_tunnel *tunnel, bool behind)
 {
 	if (is_loss(tunnel, behind) || !gw_duty_take(&tunnel->duty, relief->receiver))
 		return false;
-	/* What it leaves or cannot do is for the T thread to find out. */
+	/* The T thread finds what this thread leaves or cannot do. */
 	(void)gw_tunnel_serve(tunnel, NULL);
 	gw_duty_give_back(&tunnel->duty, relief->receiver);
 	return true;
@@ -111,24 +111,28 @@ bool gw_relief_wait(struct gw_relief *relief, int fd, int timeout_ms)
 	const int bell = relief->gate->bell;
 	struct pollfd fds[GW_RELIEVED_MAX + 2] = { { .fd = fd, .events = POLLIN }, { .fd = bell, .events = POLLIN } };
 	unsigned count = relief->gate->held;
+	int ready;
 
 	for (unsigned i = 0; i < count; i++)
 		fds[i + 2] = (struct pollfd){ .fd = relief->tunnel[i]->fd, .events = POLLIN };
-	if (poll(fds, count + 2, timeout_ms) < 0)
+	gw_fence_rest(relief->fence);
+	ready = poll(fds, count + 2, timeout_ms);
+	gw_fence_wake(relief->fence);
+	if (ready < 0)
 		return false;
 	if (fds[1].revents)
 		gw_bell_silence(bell);
-	/* From the last, as one that is handed back gives its place to that. */
+	/* Backwards, since the last one takes the place of one that is handed back. */
 	for (unsigned i = count; i-- > 0;)
 		if (fds[i + 2].revents && !gw_tunnel_read(relief->tunnel[i]))
 			hand_back(relief, relief->tunnel[i]);
 	return fds[0].revents != 0;
 }
 
-/* Goes off duty, and has the T thread see to it. */
+/* Goes off duty and calls the T thread. */
 static void hand_back(struct gw_relief *relief, struct gw_tunnel *tunnel)
 {
-	/* In this order: once it is removed, nothing keeps the endpoint. */
+	/* In this order: once it is removed, nothing holds the endpoint. */
 	gw_duty_call(&tunnel->duty);
 	remove_at(relief, find(relief, tunnel));
 }

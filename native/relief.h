@@ -21,29 +21,31 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "fence.h"
 #include "gate.h"
 #include "tunnel.h"
 
-/* T threads that a U thread relieves at the same time: each makes its poll dearer. */
+/* The most T threads that a U thread relieves at a time.  Each makes its poll dearer. */
 #define GW_RELIEVED_MAX 32u
 
 struct gw_relief {
-	struct gw_gate *gate; /* whose `held` is the number of T threads */
+	struct gw_gate *gate; /* its `held` counts the T threads relieved */
+	struct gw_fence *fence;
 	unsigned receiver;
 	bool alone; /* no other U thread fills the rings that this one fills */
 	struct gw_tunnel *tunnel[GW_RELIEVED_MAX];
 	uint32_t used_s[GW_RELIEVED_MAX];
 };
 
-/* Sees to it that the records just published for `in`, a T thread of gwi, are written; `out` is its counterpart of gwo.
- * behind: there is more to receive.  True if nothing was left to T threads. */
+/* Has the records written that were just published for `in`, a T thread of gwi.  `out` is its counterpart of gwo.  behind:
+ * there is more to receive.  True if nothing was left to T threads. */
 bool gw_relief_hand_over(struct gw_relief *relief, struct gw_tunnel *in, struct gw_tunnel *out, bool behind);
 
-/* True if it stands in for any T thread, and so must wait by gw_relief_wait(); goes off duty first where it was asked to. */
+/* True if it stands in for any T thread, so that the receiver must sleep in gw_relief_wait().  Goes off duty first where it
+ * was asked to. */
 bool gw_relief_on_duty(struct gw_relief *relief);
 
-/* Sleeps until there is something to do, no longer than timeout_ms (-1: for ever), and does it; true if there is something
- * to receive on fd. */
+/* Sleeps until there is work, at most timeout_ms (-1: for ever), and does it.  True if fd has something to receive. */
 bool gw_relief_wait(struct gw_relief *relief, int fd, int timeout_ms);
 
 /* Goes off duty everywhere. */

@@ -11,7 +11,7 @@ struct gw_ring_record *gw_ring_reserve(struct gw_ring *ring, size_t len)
 {
 	uint64_t size = record_size(len), to_end;
 
-	/* Looked at only when something could be gained: at the first record after a publish. */
+	/* Read only when it could help: at the first record after a publish. */
 	if (gw_ring_count(ring->filled) != 0 &&
 	    atomic_load_explicit(&ring->head, memory_order_relaxed) == ring->filled) {
 		ring->known_tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
@@ -41,6 +41,9 @@ static bool has_room(struct gw_ring *ring, uint64_t bytes)
 void gw_ring_commit(struct gw_ring *ring, struct gw_ring_record *record, size_t len)
 {
 	record->len = (uint32_t)len;
+	atomic_store_explicit(&ring->packets,
+	                      atomic_load_explicit(&ring->packets, memory_order_relaxed) + record->packets,
+	                      memory_order_relaxed);
 	ring->filled += record_size(len);
 }
 
@@ -84,4 +87,25 @@ void gw_ring_release(struct gw_ring *ring, const struct gw_ring_record *record)
 	uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
 
 	atomic_store_explicit(&ring->tail, tail + record_size(record->len), memory_order_release);
+}
+
+const struct gw_ring_record *gw_ring_walk(const struct gw_ring *ring, uint64_t *position)
+{
+	const uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire);
+
+	while (*position != head) {
+		const struct gw_ring_record *record;
+
+		if (gw_ring_generation(*position) != gw_ring_generation(head)) {
+			*position = gw_ring_generation(head) << GW_RING_GENERATION_SHIFT;
+			continue;
+		}
+		record = gw_ring_at(ring, *position);
+		if (record->len != GW_RING_WRAP) {
+			*position += record_size(record->len);
+			return record;
+		}
+		*position += GW_RING_BYTES - (gw_ring_count(*position) & (GW_RING_BYTES - 1));
+	}
+	return NULL;
 }

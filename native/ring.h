@@ -21,19 +21,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/*
- * Bytes of a ring.  A receiver can fill it in one slice of CPU time before the tunnel thread on the same core gets its
- * own: room for that, and for a moment of waiting for a hook.
- */
+/* Bytes of a ring.  A receiver can fill it in one slice of CPU time before the T thread on the same core gets its own.  It
+ * has room for that, and for a short wait for a hook. */
 #define GW_RING_BYTES (4u << 20)
 
-/* A record takes this much beside its bytes, and starts at a multiple of it. */
+/* The header of a record, in bytes.  Each record starts at a multiple of it. */
 #define GW_RING_ALIGN 16u
 
 struct gw_ring_record {
-	uint32_t len;     /* bytes that follow; GW_RING_WRAP: the next record is at the ring's first byte */
+	uint32_t len;     /* bytes behind it; GW_RING_WRAP: the next record is at the ring's first byte */
 	uint32_t packets; /* inner packets merged in it */
-	uint64_t bytes;   /* of those, as they were before merging */
+	uint64_t bytes;   /* their bytes before merging */
 };
 _Static_assert(sizeof(struct gw_ring_record) == GW_RING_ALIGN, "records are aligned");
 
@@ -44,9 +42,12 @@ struct gw_ring {
 	_Alignas(64) _Atomic uint64_t head; /* published */
 	uint64_t filled;                    /* committed */
 	uint64_t known_tail;
-	_Atomic uint64_t drops;   /* packets, counted by the caller */
-	_Atomic uint64_t last_ns; /* when it last published */
-	uint32_t touched;         /* the caller's: its place in a list of rings to publish */
+	_Atomic uint64_t packets;   /* in all records so far */
+	_Atomic uint64_t drops;     /* packets, which the caller counts */
+	_Atomic uint64_t unlearned; /* packets whose flow found no room, or that were shed; the caller counts them */
+	_Atomic uint64_t last_ns;   /* when it was last published */
+	uint32_t touched;           /* the caller's list of rings to publish */
+	_Atomic bool shed;          /* the caller sheds what is for it */
 	/* The consumer's. */
 	_Alignas(64) _Atomic uint64_t tail;
 	uint64_t known_head;
@@ -78,37 +79,40 @@ static inline struct gw_ring_record *gw_ring_at(const struct gw_ring *ring, uint
 	return (struct gw_ring_record *)(void *)(ring->bytes + (gw_ring_count(position) & (GW_RING_BYTES - 1)));
 }
 
-/* Producer: bytes in use, of those committed. */
+/* Producer: bytes that committed records hold. */
 static inline uint64_t gw_ring_filled(const struct gw_ring *ring)
 {
 	return gw_ring_used(ring->filled, atomic_load_explicit(&ring->tail, memory_order_acquire));
 }
 
-/* Producer: bytes committed, and not published. */
+/* Producer: bytes that are committed and not published. */
 static inline uint64_t gw_ring_unpublished(const struct gw_ring *ring)
 {
 	return gw_ring_used(ring->filled, atomic_load_explicit(&ring->head, memory_order_relaxed));
 }
 
-/* Producer: room for a record of at most len bytes, to be filled behind the header returned; NULL when the ring is full. */
+/* Producer: reserves room for a record of at most len bytes, which go behind the header returned.  NULL: the ring is full. */
 struct gw_ring_record *gw_ring_reserve(struct gw_ring *ring, size_t len);
 
-/* Producer: the record reserved last is len bytes long (no more than was reserved); its packets and bytes are set. */
+/* Producer: commits the record reserved last, of len bytes or fewer than were reserved.  Its packets and bytes are set. */
 void gw_ring_commit(struct gw_ring *ring, struct gw_ring_record *record, size_t len);
 
-/* Producer: lets the consumer see what was committed. */
+/* Producer: shows the consumer what was committed. */
 void gw_ring_publish(struct gw_ring *ring, uint64_t now_ns);
 
-/* Consumer: the oldest record, or NULL. */
+/* Consumer: returns the oldest record, or NULL. */
 const struct gw_ring_record *gw_ring_peek(struct gw_ring *ring);
 
-/* Consumer: done with the record that peek gave. */
+/* Consumer: gives back the record that gw_ring_peek() returned. */
 void gw_ring_release(struct gw_ring *ring, const struct gw_ring_record *record);
 
-/* Anyone: bytes in use, of those published. */
+/* While neither side runs: the record at a position, which moves on to the next, or NULL.  The first position is the tail. */
+const struct gw_ring_record *gw_ring_walk(const struct gw_ring *ring, uint64_t *position);
+
+/* Anyone: bytes that published records hold. */
 static inline uint64_t gw_ring_waiting(const struct gw_ring *ring)
 {
-	/* In this order, or a thread that is neither side could see a tail beyond the head. */
+	/* In this order, or a third thread could see a tail beyond the head. */
 	uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
 	uint64_t head = atomic_load_explicit(&ring->head, memory_order_seq_cst);
 

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT-0 */
-/*
- * siphash.h - SipHash-1-3 (Aumasson, Bernstein 2012) of whole words: one round a word and three to finish.
- *
- * Nobody who does not know the secret can choose words whose hashes collide.  Every packet is hashed, hence inline.
- */
+/* siphash.h - SipHash-1-3 (Aumasson, Bernstein 2012) of whole words: one round a word, and three to finish.  Without the
+ * secret, nobody can choose words whose hashes collide.  Every packet is hashed, hence inline. */
 #ifndef GW_SIPHASH_H
 #define GW_SIPHASH_H
 

@@ -16,7 +16,7 @@
 #define LOOPBACK_NETWORK 127u
 
 struct gw_sources {
-	bool uplinks; /* the interfaces listed are those that may be used, not those that may not */
+	bool uplinks; /* the listed interfaces are the only ones that may be used; else they are the ones that may not */
 	unsigned ranges;
 	unsigned interfaces;
 	uint32_t *interface;
@@ -71,7 +71,7 @@ unsigned gw_sources_judge(const struct gw_sources *sources, const struct gw_sour
 		return GW_drop_source_loopback;
 	if (listed(sources, source->interface) != sources->uplinks)
 		return GW_drop_interface;
-	/* The kernel names an address to answer from that differs if the datagram went to a group or to all. */
+	/* A datagram to a group or to everyone has another answering address than its destination. */
 	if (source->destination != source->own_address || ntohl(source->destination) >> 24 == LOOPBACK_NETWORK)
 		return GW_drop_destination;
 	return verdict_on(sources, ntohl(source->address));
@@ -94,7 +94,7 @@ static bool listed(const struct gw_sources *sources, uint32_t interface)
 	return false;
 }
 
-/* Of the last range that begins at the address or before it; the first begins at 0. */
+/* Finds the last range that begins at or before the address.  The first begins at 0. */
 static unsigned verdict_on(const struct gw_sources *sources, uint32_t address)
 {
 	unsigned low = 0, high = sources->ranges;

@@ -25,20 +25,19 @@
 struct gw_source {
 	uint32_t address;
 	uint32_t destination; /* as the outer header has it */
-	uint32_t
-		own_address; /* that the kernel would answer from: the destination, unless that is not this host alone */
-	uint32_t interface; /* index of the one it came in by; 0: not known */
+	uint32_t own_address; /* the address to answer from; not the destination if that is a group */
+	uint32_t interface;   /* index of the interface it came in by; 0: unknown */
 };
 
-/* NULL with errno.  The arguments are those of gw_sources_set(). */
+/* Makes a table.  The arguments are those of gw_sources_set().  NULL with errno. */
 struct gw_sources *gw_sources_new(const struct gw_source_range *range, unsigned ranges, const uint32_t *interface,
                                   unsigned interfaces, int uplinks);
 void gw_sources_free(struct gw_sources *sources);
 
-/* 0, or the counter of the reason for which it may not come. */
+/* Returns 0, or the counter of the reason to drop the datagram. */
 unsigned gw_sources_judge(const struct gw_sources *sources, const struct gw_source *source);
 
-/* A U thread's, for one batch: a datagram that came as the one before it is judged as that was. */
+/* A U thread's, for one batch: a datagram that came by the same way as the one before it gets the same verdict. */
 struct gw_judge {
 	const struct gw_sources *sources;
 	struct gw_source last;

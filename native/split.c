@@ -2,7 +2,7 @@
 /*
  * split.c - from a super-packet to the packets that it stands for.
  *
- * Theory of operation: pure functions over the caller's memory; no state, no allocation, no system calls.  Who is on duty
+ * Theory of operation: pure functions over the caller's memory; no state, no allocation, no system calls.  The thread on duty
  * for a T thread calls them, for a packet that it has read from TUN and parsed.
  *
  * Nothing here may change what is seen on the wire, so splitting does what the kernel's segmentation would do
@@ -65,7 +65,7 @@ static bool find_headers(struct gw_split *s, const struct gw_vnet_header *vnet, 
 	return s->header_len > 0 && s->header_len < s->len && s->header_len <= GW_SPLIT_HEADER_MAX;
 }
 
-/* The transport protocol that vnet says is segmented; 0 if there is none. */
+/* The transport protocol that vnet says is segmented, or 0. */
 static uint8_t segmented_protocol(const struct gw_vnet_header *vnet, unsigned family)
 {
 	switch (vnet->gso_type & ~GW_VNET_GSO_ECN) {
@@ -80,10 +80,8 @@ static uint8_t segmented_protocol(const struct gw_vnet_header *vnet, unsigned fa
 	}
 }
 
-/*
- * Whether the headers were found where vnet has them.  Without a checksum to complete it does not tell; then there may be no
- * extension headers, for one of them might replace an address of the pseudo-header.
- */
+/* Whether the headers end where vnet says.  Without a checksum to complete, vnet does not say; then extension headers are
+ * refused, since one of them might replace an address of the pseudo-header. */
 static bool headers_agree(const struct gw_packet *packet, const struct gw_vnet_header *vnet, uint8_t protocol)
 {
 	if (packet->protocol != protocol)
@@ -93,7 +91,7 @@ static bool headers_agree(const struct gw_packet *packet, const struct gw_vnet_h
 	return packet->family == 4 || packet->l4_offset == GW_IPV6_HEADER;
 }
 
-/* Only csum_start tells where more extension headers end than packet.c follows. */
+/* packet.c follows a bounded number of extension headers.  Beyond that, csum_start alone tells where they end. */
 static bool follow_csum_start(struct gw_packet *packet, const struct gw_vnet_header *vnet, uint8_t protocol)
 {
 	if (!(vnet->flags & GW_VNET_NEEDS_CSUM) || packet->family != 6 || packet->data[6] == protocol ||
@@ -106,10 +104,8 @@ static bool follow_csum_start(struct gw_packet *packet, const struct gw_vnet_hea
 	return true;
 }
 
-/*
- * What is in the checksum field of a packet that needs one is the sum of its pseudo-header.  The addresses in that may
- * be others than the header's (RFC 8200, 8.1: where a routing header leads to), so only its length is replaced.
- */
+/* An incomplete checksum field holds the sum of the pseudo-header.  Its addresses may differ from the IP header's (RFC 8200,
+ * 8.1: a routing header), so only the length is replaced. */
 static void sum_common(struct gw_split *s, bool needs_csum)
 {
 	const uint8_t *l4 = s->packet + s->l4_offset, *checksum = l4 + gw_checksum_offset(s->protocol);
@@ -135,7 +131,7 @@ static void sum_common(struct gw_split *s, bool needs_csum)
 	}
 }
 
-/* Takes the 16 bits at p out of the sum. */
+/* Subtracts the 16 bits at p from the sum. */
 static uint64_t without(uint64_t sum, const uint8_t *p)
 {
 	return gw_sum_add(sum, (uint16_t)~gw_native16(p));

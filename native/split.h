@@ -10,7 +10,7 @@
 #include "packet.h"
 #include "vnet.h"
 
-/* The largest header of a segment: IPv6, 412 bytes of extension headers, TCP with all options. */
+/* The largest header of a segment: IPv6, 412 bytes of extension headers, and TCP with all options. */
 #define GW_SPLIT_HEADER_MAX 512u
 
 struct gw_split {
@@ -22,15 +22,13 @@ struct gw_split {
 	uint16_t gso_size; /* bytes of payload in each segment but the last */
 	uint8_t family;
 	uint8_t protocol;
-	uint16_t ip_sum; /* of what all segments' IPv4 headers have in common, folded */
-	uint16_t l4_sum; /* of what all segments' transport and pseudo-headers have in common, folded */
+	uint16_t ip_sum; /* the folded sum of what all IPv4 headers share */
+	uint16_t l4_sum; /* the folded sum of what all transport and pseudo-headers share */
 };
 
-/*
- * Prepares the packet, parsed from data, that came behind vnet; a checksum that is left to us is completed in data if the
- * packet is but one segment.  Returns the number of segments (one of 40,000 bytes may have as many, if a sender chose
- * segments of one byte), or -1 if vnet and packet do not make sense together.
- */
+/* Prepares the packet, parsed from data, that came behind vnet.  If it is a single segment, completes a checksum that Linux
+ * left open, in data.  Returns the number of segments, or -1 if vnet and packet contradict each other.  A packet of 40,000
+ * bytes may have as many segments, when its sender chose segments of one byte. */
 int gw_split_begin(struct gw_split *split, const struct gw_vnet_header *vnet, const struct gw_packet *packet,
                    uint8_t *data);
 
@@ -42,10 +40,11 @@ static inline uint32_t gw_split_payload(const struct gw_split *split, unsigned i
 	return split->count > 1 && left > split->gso_size ? split->gso_size : left;
 }
 
-/* Writes segment i, header and payload, to out.  Segments can be asked for in any order and more than once. */
+/* Writes segment i, header and payload, to out.  Segments may be asked for in any order, and more than once. */
 void gw_split_write(const struct gw_split *split, unsigned i, uint8_t *out);
 
-/* The same, but only its header, of split->header_len bytes; sets payload to what follows it, within the packet. */
+/* Like gw_split_segment(), but writes only the header, split->header_len bytes, and points payload to what follows it in the
+ * packet. */
 void gw_split_segment(const struct gw_split *split, unsigned i, uint8_t *header, const uint8_t **payload,
                       uint32_t *payload_len);
 

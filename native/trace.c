@@ -16,7 +16,7 @@
 #define HEADERS_ONLY 512u
 
 struct gw_trace_cell {
-	_Atomic uint64_t ticket; /* position it can be written for; that + 1 when it can be read */
+	_Atomic uint64_t ticket; /* the position that may write it; that + 1 when it may be read */
 	struct gw_trace_record record;
 };
 

@@ -33,7 +33,7 @@ static inline bool gw_tracing(const struct gw_trace *trace)
 /* Queues a copy of *record, whose packet is in data (record->length bytes); data, captured, time and thread are set here. */
 void gw_trace_write(struct gw_trace *trace, const struct gw_trace_record *record, const void *data);
 
-/* The same for a packet from the load balancer: data holds len bytes of UDP payload.  eni: 0 where it is not known; reason: as
+/* The same for a packet from the load balancer: data holds len bytes of UDP payload.  eni: 0 if unknown.  reason: as
  * record->counter. */
 void gw_trace_write_in(struct gw_trace *trace, const struct gw_origin *origin, const uint8_t *data, uint32_t len,
                        uint64_t eni, unsigned reason);

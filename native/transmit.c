@@ -38,23 +38,23 @@
 #define OUTER_TTL 64
 #define RAW_HEADER (sizeof(struct iphdr) + sizeof(struct udphdr))
 
-#define DATAGRAMS 1024u /* queued at most before a flush */
+#define DATAGRAMS 1024u /* the most that may be queued before a flush */
 #define SCRATCH_BYTES (512u << 10)
 /* UDP_MAX_SEGMENTS before Linux 6.9, and the most payload that fits an IPv4 datagram. */
 #define SEGMENTS_MAX 64u
 #define MESSAGE_BYTES_MAX 65507u
 
-/* How often a send is tried that ICMP errors about earlier datagrams keep from being made. */
+/* How often a send is tried again that fails with an ICMP error about an earlier datagram. */
 #define TRIES 8u
 
 #define NONE GW_NO_DATAGRAM
 
 struct datagram {
-	uint8_t *head; /* Geneve header and copied bytes, with RAW_HEADER bytes of room before */
+	uint8_t *head; /* Geneve headers and copied bytes, each behind RAW_HEADER bytes of room */
 	const uint8_t *payload;
 	uint32_t head_len;
 	uint32_t payload_len;
-	struct gw_peer peer;
+	struct gw_origin origin;
 	uint16_t geneve_len;
 	uint16_t next; /* of the same way */
 };
@@ -67,9 +67,9 @@ struct message {
 struct gw_transmit {
 	struct gw_outlets *outlets;
 	struct gw_counters *counters;
-	bool segment;        /* UDP_SEGMENT works, as far as is known */
-	bool waited;         /* in this flush, for room */
-	bool sent;           /* something, in this flush */
+	bool segment;        /* UDP_SEGMENT has not failed yet */
+	bool waited;         /* it has waited for room, in this flush */
+	bool sent;           /* something was refused, in this flush */
 	struct gw_way *last; /* found last, and not RAW; or NULL */
 	uint32_t now_s;
 	unsigned datagrams;
@@ -138,7 +138,7 @@ void gw_transmit_add(struct gw_transmit *transmit, const struct gw_flow_path *pa
 static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *path, size_t copied,
                       const uint8_t *payload, size_t payload_len)
 {
-	struct gw_peer peer = { path->gwlb_address, path->own_address, path->gwlb_port };
+	const struct gw_origin *origin = &path->origin;
 	struct datagram *datagram;
 	struct gw_way *way;
 	uint16_t index;
@@ -153,20 +153,20 @@ static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *p
 	if (transmit->datagrams == 0)
 		transmit->now_s = gw_now_s();
 	/* Segments of one super-packet come in a row. */
-	if (transmit->last && gw_same_peer(&transmit->last->peer, &peer))
+	if (transmit->last && gw_same_origin(&transmit->last->origin, origin))
 		way = transmit->last;
 	else
-		way = gw_ways_find(&transmit->ways, &peer, transmit->now_s);
+		way = gw_ways_find(&transmit->ways, origin, transmit->now_s);
 	if (!way && transmit->outlets->raw_fd < 0) {
-		/* Each has something queued. */
+		/* Each of these has something queued. */
 		(void)gw_transmit_flush(transmit);
-		way = gw_ways_find(&transmit->ways, &peer, transmit->now_s);
+		way = gw_ways_find(&transmit->ways, origin, transmit->now_s);
 	}
-	/* Nothing of this flow is queued elsewhere, for then its way would be known, and if it gets one later in the batch that
-	 * is flushed after this: order is kept. */
+	/* Nothing of this flow is queued elsewhere: its way would be known.  A way that it gets later in the batch is
+	 * flushed after this, so order is kept. */
 	if (!way)
 		way = gw_ways_overflow(&transmit->ways);
-	/* Only there: elsewhere one begins where the other ends, so that those of a message can be one piece. */
+	/* Only there.  Elsewhere one begins where the other ends, and several can be one piece of a message. */
 	if (way->kind == GW_WAY_RAW)
 		transmit->scratch_used += RAW_HEADER;
 	index = (uint16_t)transmit->datagrams++;
@@ -176,7 +176,7 @@ static uint8_t *queue(struct gw_transmit *transmit, const struct gw_flow_path *p
 	datagram->geneve_len = path->header_len;
 	datagram->payload = payload;
 	datagram->payload_len = (uint32_t)payload_len;
-	datagram->peer = peer;
+	datagram->origin = *origin;
 	datagram->next = NONE;
 	memcpy(datagram->head, path->header, path->header_len);
 	transmit->scratch_used += datagram->head_len;
@@ -255,7 +255,7 @@ static unsigned make_messages(struct gw_transmit *transmit, const struct gw_way 
 	return messages;
 }
 
-/* Adds a datagram to the pieces of a message; how many there are then.  The kernel takes few large ones faster. */
+/* Adds a datagram to the pieces of a message, and returns their number.  The kernel takes few large ones faster. */
 static size_t add_pieces(struct iovec *iov, size_t pieces, const struct datagram *datagram)
 {
 	struct iovec *last = pieces > 0 ? &iov[pieces - 1] : NULL;
@@ -278,9 +278,9 @@ static void prepend_raw_header(struct datagram *datagram)
 		            .frag_off = htons(0x4000),
 		            .ttl = OUTER_TTL,
 		            .protocol = IPPROTO_UDP,
-		            .saddr = datagram->peer.own_address,
-		            .daddr = datagram->peer.gwlb_address };
-	struct udphdr udp = { .uh_sport = htons(datagram->peer.gwlb_port),
+		            .saddr = datagram->origin.own_address,
+		            .daddr = datagram->origin.gwlb_address };
+	struct udphdr udp = { .uh_sport = htons(datagram->origin.gwlb_port),
 		              .uh_dport = htons(GW_GENEVE_PORT),
 		              .uh_ulen = htons((uint16_t)(sizeof(udp) + datagram_size(datagram))) };
 
@@ -291,12 +291,11 @@ static void prepend_raw_header(struct datagram *datagram)
 	memcpy(datagram->head + sizeof(ip), &udp, sizeof(udp));
 }
 
-/* What the kernel must be told beside the bytes: where to and from which address, on a socket that is not connected, and how
- * to cut them. */
+/* The control data of a message: destination and source address on a socket that is not connected, and the size of segments. */
 static void set_control(struct gw_transmit *transmit, const struct gw_way *way, unsigned index, uint32_t segment)
 {
 	struct msghdr *header = &transmit->header[index].msg_hdr;
-	const struct gw_peer *peer = &transmit->datagram[transmit->message[index].first].peer;
+	const struct gw_origin *origin = &transmit->datagram[transmit->message[index].first].origin;
 	struct sockaddr_in *name = &transmit->name[index];
 	struct cmsghdr *cmsg;
 
@@ -308,10 +307,10 @@ static void set_control(struct gw_transmit *transmit, const struct gw_way *way, 
 	cmsg = CMSG_FIRSTHDR(header);
 	header->msg_controllen = 0;
 	if (way->kind != GW_WAY_CONNECTED) {
-		struct in_pktinfo info = { .ipi_spec_dst.s_addr = peer->own_address };
+		struct in_pktinfo info = { .ipi_spec_dst.s_addr = origin->own_address };
 
-		*name = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = peer->gwlb_address };
-		/* A raw socket takes no port. */
+		*name = (struct sockaddr_in){ .sin_family = AF_INET, .sin_addr.s_addr = origin->gwlb_address };
+		/* A raw socket has no port. */
 		name->sin_port = way->kind == GW_WAY_RAW ? 0 : htons(GW_GENEVE_PORT);
 		header->msg_name = name;
 		header->msg_namelen = sizeof(*name);
@@ -370,8 +369,8 @@ static void send_messages(struct gw_transmit *transmit, const struct gw_way *way
 	}
 }
 
-/* What ICMP said of an earlier datagram (icmp_err_convert in net/ipv4/icmp.c, and EPROTO) is told to the next send on its
- * socket, which is then not made. */
+/* The kernel reports an ICMP error about an earlier datagram to the next send on the socket, and does not send
+ * (icmp_err_convert in net/ipv4/icmp.c, and EPROTO). */
 static bool is_of_earlier(int error)
 {
 	switch (error) {
@@ -390,7 +389,7 @@ static bool is_of_earlier(int error)
 	}
 }
 
-/* One message that failed with UDP_SEGMENT, datagram by datagram. */
+/* Sends a message that failed with UDP_SEGMENT, datagram by datagram. */
 static void send_apart(struct gw_transmit *transmit, const struct gw_way *way, unsigned index, int error, int flags)
 {
 	struct message *message = &transmit->message[index];
@@ -414,7 +413,7 @@ static void send_apart(struct gw_transmit *transmit, const struct gw_way *way, u
 		}
 		single.first = datagram->next;
 	}
-	/* Else it was a datagram that was refused: before Linux 6.14, EINVAL is also for one that does not fit. */
+	/* Otherwise a datagram itself was refused: before Linux 6.14, EINVAL also means one that does not fit. */
 	if (all_sent && (error == EIO || error == EINVAL || error == EOPNOTSUPP))
 		transmit->segment = false;
 }

@@ -29,30 +29,30 @@
 #include "transmit.h"
 #include "ways.h"
 
-/* Packets read before they are sent, at most: the more are at hand, the more of them go to the same port of the load balancer,
- * and are one message. */
+/* The most packets read before they are sent.  The more are at hand, the more share a port of the load balancer and one
+ * message. */
 #define BATCH 512u
 #define PACKET_ROOM (sizeof(struct gw_vnet_header) + 65536u)
 #define ARENA_BYTES (8 * PACKET_ROOM)
 
-/* Records of a ring, and bytes, written before the thread looks at what Linux sends, and batches read before it looks at its
- * rings: what has been written may come back at once, and its way out goes before new work. */
+/* The most records of a ring, and bytes, to write before reading what Linux sends; and the most batches to read before
+ * looking at the rings.  What was written may come back at once, and its way out goes before new work. */
 #define WRITE_BATCH BATCH
 #define WRITE_BYTES (256u << 10)
 #define READ_BATCHES 4u
 
-/* Rounds of WRITE_BATCH that a U thread writes for a T thread before it leaves the rest to that: twice what it can have put
- * there itself since the last time. */
+/* Rounds of WRITE_BATCH that a U thread writes for a T thread before it leaves the rest to that thread: twice what the U
+ * thread can have put there since the last time. */
 #define SERVE_ROUNDS 4u
 
-/* A thread that was told to stop reads what its queue holds, and not for ever. */
+/* A thread that must stop reads what its queue holds, but no longer than this. */
 #define STOP_ROUNDS 256u
 
-/* How long a gwo thread that has nothing left waits, at a time, for the last of gwi. */
+/* How long, at a time, an idle gwo thread waits for the last packets of gwi. */
 #define STOP_WAIT_US 500
 
-/* A packet up to this long is copied behind its Geneve header: as a segment has to be summed anyway, that costs less than
- * to have the kernel gather it from two places. */
+/* Up to this length, a packet is copied behind its Geneve header.  A segment has to be summed anyway, so this costs less
+ * than letting the kernel gather two pieces. */
 #define COPY_MAX 2048u
 _Static_assert(COPY_MAX <= GW_TRANSMIT_COPY_MAX && GW_SPLIT_HEADER_MAX <= GW_TRANSMIT_COPY_MAX, "they fit");
 
@@ -104,7 +104,7 @@ static void run(struct gw_tunnel *tunnel)
 	unsigned stop_rounds = 0;
 
 	while (!tunnel->error) {
-		/* Before the rings are looked at: what came before the stop is still written, and what Linux makes of it read. */
+		/* Read before the rings: what came before the stop is still written, and what Linux makes of it is read. */
 		bool stop = atomic_load(tunnel->duty.stop);
 		bool written_all = tunnel->side == GW_GWI || atomic_load(tunnel->writers) == 0;
 		bool wrote = tunnel->side == GW_GWI && drain_rings(tunnel) > 0;
@@ -129,9 +129,23 @@ bool gw_tunnel_has_idle_sockets(const struct gw_tunnel *tunnel, uint64_t now_ns)
 	       gw_get(&tunnel->counters, GW_last_sent_ns) <= now_ns - GW_WAYS_IDLE_S * 1000000000ull;
 }
 
+unsigned gw_tunnel_look(struct gw_tunnel *tunnel, int fd, int *receiver)
+{
+	const struct gw_counters *counters = &tunnel->counters;
+	const uint32_t who = atomic_load(&tunnel->duty.who);
+
+	*receiver = gw_duty_receiver(who);
+	return gw_progress_look(
+		&tunnel->progress,
+		who == GW_DUTY_THREAD || !gw_duty_rings_empty(&tunnel->duty) || gw_progress_readable(fd),
+		gw_get(counters, GW_entries) + gw_get(counters, GW_batches) + gw_get(counters, GW_frames_out) +
+			gw_get(counters, GW_tun_errors) + gw_get(counters, GW_receive_errors));
+}
+
 /* ---- To Linux ----------------------------------------------------------------------------------------------------*/
 
-/* Writes what the rings of a T thread of gwi hold, up to WRITE_BATCH records or WRITE_BYTES each; how many. */
+/* Writes what the rings of a T thread of gwi hold, up to WRITE_BATCH records or WRITE_BYTES each.  Returns the number of
+ * records. */
 static unsigned drain_rings(struct gw_tunnel *tunnel)
 {
 	unsigned records = 0;
@@ -143,7 +157,7 @@ static unsigned drain_rings(struct gw_tunnel *tunnel)
 	return records;
 }
 
-/* Up to WRITE_BATCH records of a ring, or WRITE_BYTES; how many. */
+/* Writes up to WRITE_BATCH records of a ring, or WRITE_BYTES.  Returns the number of records. */
 static unsigned write_records(struct gw_tunnel *tunnel, struct gw_ring *ring)
 {
 	const struct gw_ring_record *record;
@@ -160,7 +174,7 @@ static unsigned write_records(struct gw_tunnel *tunnel, struct gw_ring *ring)
 	return records;
 }
 
-/* 0, or the errno for which the device is of no more use. */
+/* Returns 0, or the errno that makes the device useless. */
 static int write_record(struct gw_tunnel *tunnel, const struct gw_ring_record *record)
 {
 	struct gw_counters *counters = &tunnel->counters;
@@ -182,7 +196,7 @@ static int write_record(struct gw_tunnel *tunnel, const struct gw_ring_record *r
 
 /* ---- From Linux --------------------------------------------------------------------------------------------------*/
 
-/* Reads up to `most` packets, as many as fit, and sends them on; how many.  *more: there may be others. */
+/* Reads up to `most` packets, as many as fit, and sends them on.  Returns their number.  *more: there may be others. */
 static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more)
 {
 	uint32_t now = 0;
@@ -200,7 +214,7 @@ static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more)
 			if (len < 0 && (errno == EBADFD || errno == EBADF))
 				tunnel->error = errno;
 			else if (len < 0 &&
-			         errno != EAGAIN) /* a packet that TUN could not hand out: the next may do */
+			         errno != EAGAIN) /* TUN could not hand out this packet; the next may be fine */
 				gw_count(&tunnel->counters, GW_receive_errors, 1);
 			*more = false;
 			break;
@@ -213,6 +227,9 @@ static unsigned read_batch(struct gw_tunnel *tunnel, unsigned most, bool *more)
 	}
 	if (packets > 0) {
 		tunnel->blocked = !gw_transmit_flush(tunnel->transmit);
+		atomic_store_explicit(&tunnel->reads,
+		                      atomic_load_explicit(&tunnel->reads, memory_order_relaxed) + packets,
+		                      memory_order_release);
 		gw_set(&tunnel->counters, GW_last_in_ns, gw_now_ns());
 		gw_count(&tunnel->counters, GW_batches, 1);
 		atomic_store_explicit(&tunnel->sockets_open, gw_transmit_age(tunnel->transmit), memory_order_relaxed);
@@ -236,6 +253,8 @@ static void handle_packet(struct gw_tunnel *tunnel, const struct gw_vnet_header 
 		segments = gw_split_begin(&split, vnet, &packet, data);
 		if (segments < 0)
 			reason = GW_drop_segmentation;
+		else if (tunnel->shared->receive_only)
+			reason = GW_drop_no_return;
 		else if (!find_path(tunnel, &packet, &path, now))
 			reason = GW_drop_no_flow;
 	}
@@ -263,7 +282,7 @@ static bool find_path(struct gw_tunnel *tunnel, const struct gw_packet *packet, 
 		return false;
 	if (packet->fragment && !packet->later_fragment) {
 		gw_flow_hash(tunnel->shared->flows, &keys.fragment);
-		/* With a full table only the datagram's later fragments are lost, and counted as they come. */
+		/* With a full table only the later fragments are lost, and counted as they come. */
 		(void)gw_flows_learn(tunnel->shared->flows, &keys.fragment, path, now);
 	}
 	return true;
@@ -287,9 +306,9 @@ static void trace(const struct gw_tunnel *tunnel, const uint8_t *data, size_t le
 	if (!reason) {
 		struct gw_geneve geneve;
 
-		record.gwlb_address = path->gwlb_address;
-		record.gwlb_port = path->gwlb_port;
-		record.own_address = path->own_address;
+		record.gwlb_address = path->origin.gwlb_address;
+		record.gwlb_port = path->origin.gwlb_port;
+		record.own_address = path->origin.own_address;
 		if (!gw_geneve_parse((const uint8_t *)path->header, path->header_len, &geneve))
 			record.cookie = geneve.cookie;
 	}
@@ -331,7 +350,7 @@ bool gw_tunnel_serve(struct gw_tunnel *in, struct gw_tunnel *out)
 	return !in->error && gw_duty_rings_empty(&in->duty) && (!out || (!out->error && !out->blocked));
 }
 
-/* Sends on as many packets as records were written, if so many came out: there is no need to look for more at once. */
+/* Sends on as many packets as records were written.  If that many came out, there is no need to look for more now. */
 static void read_answers(struct gw_tunnel *out, unsigned records)
 {
 	bool more = true, any = false;

@@ -15,9 +15,10 @@
 #include "counters.h"
 #include "duty.h"
 #include "gwlbtun.h"
+#include "progress.h"
 #include "shared.h"
 
-/* One T thread's. */
+/* The state of one T thread. */
 struct gw_tunnel {
 	struct gw_counters counters;
 	struct gw_duty duty;
@@ -26,26 +27,31 @@ struct gw_tunnel {
 	uint64_t eni;
 	unsigned slot;
 	unsigned side;             /* enum gw_side */
-	_Atomic unsigned *writers; /* T threads of gwi that run, of its endpoint */
+	_Atomic unsigned *writers; /* of its endpoint: T threads of gwi that run */
 	/* Set before the thread first sleeps. */
 	int fd; /* its queue */
 	struct gw_transmit *transmit;
-	uint8_t *arena;            /* of the packets being read */
-	int error;                 /* why the device is of no more use, or 0 */
-	bool answers;              /* what is written to gwi came out here at once, last time */
-	bool blocked;              /* the way to the load balancer had no room, last time, even after a wait */
-	_Atomic bool sockets_open; /* to the load balancer */
+	uint8_t *arena;              /* for the packets being read */
+	int error;                   /* the errno that made the device useless, or 0 */
+	bool answers;                /* last time, what it wrote to gwi came out here at once */
+	bool blocked;                /* last time, the way to the load balancer had no room, even after a wait */
+	_Atomic bool sockets_open;   /* to the load balancer */
+	_Atomic uint64_t reads;      /* packets read from the queue, and flushed (fence.h) */
+	struct gw_progress progress; /* the control thread's that looks */
 };
 
 /* The T thread itself: what gw_tunnel_run() does. */
 int gw_tunnel_work(struct gw_tunnel *tunnel, int fd);
 
-/* Control threads: whether it has sockets to the load balancer open that have been idle for long. */
+/* Control threads: whether any of its sockets to the load balancer have been idle for long. */
 bool gw_tunnel_has_idle_sockets(const struct gw_tunnel *tunnel, uint64_t now_ns);
 
-/* U threads on duty: writes what the rings of a T thread of gwi hold.  With `out`, a T thread of gwo where the caller is on
- * duty as well, sends on what Linux makes of it at once; NULL: none.  False if there is work that a U thread should not wait
- * for: records are left, a device is of no more use, or the load balancer's way is blocked. */
+/* Control threads: what gw_tunnel_stalled() does. */
+unsigned gw_tunnel_look(struct gw_tunnel *tunnel, int fd, int *receiver);
+
+/* U threads on duty: writes what the rings of a T thread of gwi hold.  If the caller is on duty for `out` as well, a T
+ * thread of gwo, sends on at once what Linux makes of it; else out is NULL.  False if work is left that a U thread should
+ * not wait for: records, a useless device, or a blocked way to the load balancer. */
 bool gw_tunnel_serve(struct gw_tunnel *in, struct gw_tunnel *out);
 
 /* U threads on duty: sends on some of what the queue holds.  False as above. */

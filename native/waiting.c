@@ -53,7 +53,7 @@ bool gw_waiting_has_room(const struct gw_waiting *waiting, uint64_t eni, uint32_
 {
 	uint64_t to_end = bytes_to_end(waiting, waiting->head), size = record_size(len);
 
-	/* A record is one piece: one that does not fit before the end begins at the first byte. */
+	/* A record is one piece.  If it does not fit before the end, it begins at the first byte. */
 	if (to_end < size)
 		size += to_end;
 	return waiting->head - waiting->tail + size <= waiting->size &&
@@ -67,7 +67,7 @@ void gw_waiting_add(struct gw_waiting *waiting, uint64_t eni, const struct gw_or
 	struct gw_waiting_packet *packet;
 
 	if (bytes_to_end(waiting, waiting->head) < record_size(len)) {
-		/* The end may be nearer than a whole record: its length alone is looked at. */
+		/* Less than a whole record may remain before the end, so only its length is read. */
 		if (bytes_to_end(waiting, waiting->head) >= sizeof(*packet))
 			packet_at(waiting, waiting->head)->len = WRAP;
 		waiting->head += bytes_to_end(waiting, waiting->head);
@@ -84,7 +84,7 @@ void gw_waiting_add(struct gw_waiting *waiting, uint64_t eni, const struct gw_or
 		party->first = waiting->head;
 	party->last = waiting->head;
 	waiting->head += record_size(len);
-	/* Ordered before the look at what has been published since. */
+	/* Ordered before the thread looks at what has been published since. */
 	atomic_fetch_add(&waiting->packets, 1);
 }
 
@@ -141,7 +141,7 @@ void gw_waiting_announce(struct gw_waiting *waiting, uint64_t eni)
 	if (at - atomic_load_explicit(&waiting->heard, memory_order_acquire) == GW_ANNOUNCEMENTS)
 		return;
 	waiting->announcement[at % GW_ANNOUNCEMENTS] = eni;
-	/* Ordered before the look at whether the control thread sleeps. */
+	/* Ordered before the thread looks whether the control thread sleeps. */
 	atomic_store_explicit(&waiting->announced, at + 1, memory_order_seq_cst);
 }
 
@@ -182,7 +182,7 @@ const struct gw_waiting_packet *gw_waiting_oldest(struct gw_waiting *waiting)
 		else
 			return packet;
 	}
-	/* An empty room starts over at its first byte: a quiet one touches little memory. */
+	/* An empty room starts over at its first byte, so a quiet one touches little memory. */
 	waiting->tail = waiting->head = 0;
 	return NULL;
 }
@@ -193,12 +193,12 @@ void gw_waiting_drop_oldest(struct gw_waiting *waiting)
 
 	if (!packet)
 		return;
-	/* Being the oldest of all, it is the first of its party. */
+	/* It is the oldest of all, and so the first of its party. */
 	leave_party(waiting, packet);
 	waiting->tail += record_size(packet->len);
 }
 
-/* Its first packet goes; the last one to go leaves the party free. */
+/* Its first packet goes.  The last one to go frees the party. */
 static void leave_party(struct gw_waiting *waiting, const struct gw_waiting_packet *packet)
 {
 	struct gw_party *party = &waiting->party[packet->party];
@@ -213,6 +213,22 @@ static void leave_party(struct gw_waiting *waiting, const struct gw_waiting_pack
 	*link = party->next;
 	party->next = waiting->free;
 	waiting->free = (uint16_t)(party - waiting->party);
+}
+
+const struct gw_waiting_packet *gw_waiting_walk(const struct gw_waiting *waiting, uint64_t *position)
+{
+	while (*position != waiting->head) {
+		const struct gw_waiting_packet *packet = packet_at(waiting, *position);
+
+		if (bytes_to_end(waiting, *position) < sizeof(*packet) || packet->len == WRAP) {
+			*position += bytes_to_end(waiting, *position);
+			continue;
+		}
+		*position += record_size(packet->len);
+		if (packet->party != TAKEN)
+			return packet;
+	}
+	return NULL;
 }
 
 void gw_waiting_end(struct gw_waiting *waiting)

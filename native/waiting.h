@@ -37,11 +37,11 @@
 #define GW_ANNOUNCEMENTS 2048u
 
 struct gw_waiting_packet {
-	uint64_t next; /* position of the next one of its party */
+	uint64_t next; /* position of the next record of its party */
 	uint64_t came_ns;
 	struct gw_origin origin;
-	uint32_t len;   /* of the Geneve packet behind this record; WRAP: the next is at the first byte */
-	uint16_t party; /* TAKEN: it has been taken out */
+	uint32_t len;   /* length of the Geneve packet behind it; WRAP: the next record is at the first byte */
+	uint16_t party; /* TAKEN: it has been taken out already */
 	uint8_t data[];
 };
 
@@ -49,32 +49,32 @@ struct gw_party {
 	uint64_t eni;
 	uint64_t first, last; /* positions */
 	uint32_t packets;     /* 0: the party is free */
-	uint16_t next;        /* in its hash chain, or among the free ones */
+	uint16_t next;        /* next in its hash chain, or among the free parties */
 };
 
 struct gw_waiting {
 	uint8_t *bytes;
 	size_t size;
-	uint64_t head, tail; /* positions: bytes taken since the room was last empty, and given back */
+	uint64_t head, tail; /* positions: bytes put in since the room was last empty, and bytes given back */
 	uint64_t multiplier; /* of the hash of ENI IDs: odd, secret */
 	uint16_t free;
 	uint16_t bucket[GW_PARTIES];
 	struct gw_party party[GW_PARTIES];
-	_Atomic unsigned packets; /* control threads ask whether there are any */
+	_Atomic unsigned packets; /* control threads read whether any packets wait */
 	/* Announcements. */
 	_Alignas(64) _Atomic uint32_t announced; /* by the U thread */
 	_Alignas(64) _Atomic uint32_t heard;     /* by the control thread */
 	uint64_t announcement[GW_ANNOUNCEMENTS];
 };
 
-/* A room of the given number.  False with errno. */
+/* Makes a room of the given number.  False with errno. */
 bool gw_waiting_begin(struct gw_waiting *waiting, unsigned rooms, uint64_t multiplier);
 void gw_waiting_end(struct gw_waiting *waiting);
 
-/* Tells the control thread of a packet of this ID. */
+/* Announces a packet of this ID to the control thread. */
 void gw_waiting_announce(struct gw_waiting *waiting, uint64_t eni);
 
-/* Control thread: the next announced ID; false if there is none. */
+/* Control thread: takes the next announced ID; false if there is none. */
 bool gw_waiting_hear(struct gw_waiting *waiting, uint64_t *eni);
 
 static inline bool gw_waiting_any(const struct gw_waiting *waiting)
@@ -85,16 +85,20 @@ static inline bool gw_waiting_any(const struct gw_waiting *waiting)
 /* Whether a packet of this ID waits. */
 bool gw_waiting_has(const struct gw_waiting *waiting, uint64_t eni);
 
-/* Whether there is room for a packet of this ID and length; if not, the oldest is to be dropped. */
+/* Whether a packet of this ID and length fits.  If not, drop the oldest first. */
 bool gw_waiting_has_room(const struct gw_waiting *waiting, uint64_t eni, uint32_t len);
 
-/* Keeps a copy of a Geneve packet, for which there is room. */
+/* Keeps a copy of a Geneve packet, which must fit. */
 void gw_waiting_add(struct gw_waiting *waiting, uint64_t eni, const struct gw_origin *origin, const uint8_t *data,
                     uint32_t len, uint64_t now_ns);
 
-/* The packet that has waited longest, or NULL.  It stands until the next call. */
+/* The packet that has waited longest, or NULL.  It is valid until the next call. */
 const struct gw_waiting_packet *gw_waiting_oldest(struct gw_waiting *waiting);
 void gw_waiting_drop_oldest(struct gw_waiting *waiting);
+
+/* While the U thread does not run: the packet at a position, which moves on to the next, or NULL.  The first position is the
+ * tail. */
+const struct gw_waiting_packet *gw_waiting_walk(const struct gw_waiting *waiting, uint64_t *position);
 
 /* The ENI ID of a packet that waits. */
 static inline uint64_t gw_waiting_eni(const struct gw_waiting *waiting, const struct gw_waiting_packet *packet)
@@ -102,7 +106,7 @@ static inline uint64_t gw_waiting_eni(const struct gw_waiting *waiting, const st
 	return waiting->party[packet->party].eni;
 }
 
-/* Takes out the next packet of a party (0 to GW_PARTIES - 1); NULL: there is none.  It stands until the next add or drop. */
+/* Takes out the next packet of a party (0 to GW_PARTIES - 1), or returns NULL.  It is valid until the next add or drop. */
 const struct gw_waiting_packet *gw_waiting_take(struct gw_waiting *waiting, unsigned party);
 
 #endif

@@ -18,7 +18,7 @@
  *   have run out.  All threads share it.
  *
  * The kernel finds the receiver of a datagram in a hash table of 256 slots or more, in which the sockets of one address
- * are in one slot if their ports are the same modulo the number of slots.  Whoever chooses source ports could have
+ * are in one slot if their ports are the same modulo the number of slots.  A sender that chooses source ports could have
  * thousands of connected sockets in the slot of port 6081, and each packet received would walk past all of them.  So there
  * are at most SLOT_MAX for all ports that are the same modulo 256.  Deaf sockets are not counted, since their addresses
  * are random, and so are their slots.
@@ -47,32 +47,32 @@
 /* Connected sockets whose ports are the same modulo GW_PORT_SLOTS. */
 #define SLOT_MAX 32
 
-/* Sockets that a thread may have whatever others have, where there is no raw socket to fall back on. */
+/* The sockets that a thread may always have, where no raw socket can replace them. */
 #define WAYS_ASSURED 16u
 
-/* A socket unused for so long makes room for another: not so short that most packets would open one. */
+/* A socket that has been unused for this long makes room for another.  A shorter time would open one for most packets. */
 #define SPARE_S 2u
 
-#define RETRY_S 30u /* after which a way served by RAW tries for a socket again */
+#define RETRY_S 30u /* a way served by RAW tries for a socket again after this */
 
-/* A flush waits so long at most, once, for room in the device's queue. */
+/* The longest that a flush waits, once, for room in the device's queue. */
 #define SEND_TIMEOUT_US 10000
 
-/* What a socket may hold of what the device has no room for yet, bytes. */
+/* Bytes that a socket may hold while the device has no room for them. */
 #define SEND_BUFFER (4 << 20)
 
 #define NONE UINT16_MAX
 
-static uint16_t *bucket_of(struct gw_ways *ways, const struct gw_peer *peer);
-static uint64_t mix(const struct gw_ways *ways, const struct gw_peer *peer);
+static uint16_t *bucket_of(struct gw_ways *ways, const struct gw_origin *origin);
+static uint64_t mix(const struct gw_ways *ways, const struct gw_origin *origin);
 static struct gw_way *make_room(struct gw_ways *ways, uint32_t now_s);
 static void make_socket(struct gw_ways *ways, struct gw_way *way);
 static bool connect_way(struct gw_ways *ways, struct gw_way *way);
-static _Atomic int *slot_of(const struct gw_ways *ways, const struct gw_peer *peer);
+static _Atomic int *slot_of(const struct gw_ways *ways, const struct gw_origin *origin);
 static bool take_socket(struct gw_ways *ways);
 static void close_another(struct gw_ways *ways);
 static bool deafen_way(struct gw_ways *ways, struct gw_way *way);
-static int open_connected(const struct gw_peer *peer);
+static int open_connected(const struct gw_origin *origin);
 static int open_deaf(uint64_t random, uint16_t port);
 static int new_socket(void);
 static struct sockaddr_in nowhere(uint64_t random, uint16_t port);
@@ -105,15 +105,15 @@ void gw_ways_prepare_raw(int fd)
 
 /* ---- Found, or made ----------------------------------------------------------------------------------------------*/
 
-struct gw_way *gw_ways_find(struct gw_ways *ways, const struct gw_peer *peer, uint32_t now_s)
+struct gw_way *gw_ways_find(struct gw_ways *ways, const struct gw_origin *origin, uint32_t now_s)
 {
 	const uint32_t retry_s = ways->outlets->raw_fd >= 0 ? RETRY_S : 1;
-	uint16_t *head = bucket_of(ways, peer);
+	uint16_t *head = bucket_of(ways, origin);
 	struct gw_way *way;
 
 	for (uint16_t i = *head; i != NONE; i = ways->way[i].next) {
 		way = &ways->way[i];
-		if (gw_same_peer(&way->peer, peer)) {
+		if (gw_same_origin(&way->origin, origin)) {
 			if (way->kind == GW_WAY_RAW && way->first == NONE && now_s - way->made_s >= retry_s) {
 				way->made_s = now_s;
 				make_socket(ways, way);
@@ -124,7 +124,7 @@ struct gw_way *gw_ways_find(struct gw_ways *ways, const struct gw_peer *peer, ui
 	way = make_room(ways, now_s);
 	if (!way)
 		return NULL;
-	way->peer = *peer;
+	way->origin = *origin;
 	way->made_s = now_s;
 	way->first = NONE;
 	make_socket(ways, way);
@@ -133,19 +133,19 @@ struct gw_way *gw_ways_find(struct gw_ways *ways, const struct gw_peer *peer, ui
 	return way;
 }
 
-static uint16_t *bucket_of(struct gw_ways *ways, const struct gw_peer *peer)
+static uint16_t *bucket_of(struct gw_ways *ways, const struct gw_origin *origin)
 {
-	return &ways->bucket[(unsigned)(mix(ways, peer) >> 40) % GW_WAY_BUCKETS];
+	return &ways->bucket[(unsigned)(mix(ways, origin) >> 40) % GW_WAY_BUCKETS];
 }
 
-/* Under a secret: whoever chooses source ports cannot aim at one bucket. */
-static uint64_t mix(const struct gw_ways *ways, const struct gw_peer *peer)
+/* The secret keeps a sender that chooses source ports from aiming at one bucket. */
+static uint64_t mix(const struct gw_ways *ways, const struct gw_origin *origin)
 {
-	return ((uint64_t)peer->gwlb_address << 16 ^ peer->gwlb_port ^ (uint64_t)peer->own_address << 20) *
+	return ((uint64_t)origin->gwlb_address << 16 ^ origin->gwlb_port ^ (uint64_t)origin->own_address << 20) *
 	       ways->outlets->multiplier;
 }
 
-/* A place for a new way: a free one, or that of one that has not been used for a while; NULL when all are in use. */
+/* Finds a place for a new way: a free one, or that of a way that has been unused for a while.  NULL: all are in use. */
 static struct gw_way *make_room(struct gw_ways *ways, uint32_t now_s)
 {
 	const bool raw = ways->outlets->raw_fd >= 0;
@@ -170,8 +170,8 @@ static void make_socket(struct gw_ways *ways, struct gw_way *way)
 {
 	way->kind = GW_WAY_RAW;
 	way->fd = ways->outlets->raw_fd;
-	/* Port 0 would bind to any. */
-	if (way->peer.gwlb_port == 0 || !take_socket(ways))
+	/* The kernel would choose a port in place of 0. */
+	if (way->origin.gwlb_port == 0 || !take_socket(ways))
 		return;
 	if (connect_way(ways, way) || deafen_way(ways, way)) {
 		ways->open++;
@@ -185,13 +185,13 @@ static void make_socket(struct gw_ways *ways, struct gw_way *way)
 
 static bool connect_way(struct gw_ways *ways, struct gw_way *way)
 {
-	_Atomic int *slot = slot_of(ways, &way->peer);
+	_Atomic int *slot = slot_of(ways, &way->origin);
 
-	if (way->peer.gwlb_port == GW_GENEVE_PORT)
+	if (way->origin.gwlb_port == GW_GENEVE_PORT)
 		return false;
 	if (atomic_fetch_add(slot, 1) < SLOT_MAX) {
 		way->kind = GW_WAY_CONNECTED;
-		way->fd = open_connected(&way->peer);
+		way->fd = open_connected(&way->origin);
 		if (way->fd >= 0)
 			return true;
 	}
@@ -199,12 +199,12 @@ static bool connect_way(struct gw_ways *ways, struct gw_way *way)
 	return false;
 }
 
-static _Atomic int *slot_of(const struct gw_ways *ways, const struct gw_peer *peer)
+static _Atomic int *slot_of(const struct gw_ways *ways, const struct gw_origin *origin)
 {
-	return &ways->outlets->connected[peer->gwlb_port % GW_PORT_SLOTS];
+	return &ways->outlets->connected[origin->gwlb_port % GW_PORT_SLOTS];
 }
 
-/* Takes one socket out of what the process may open. */
+/* Counts one socket against what the process may open. */
 static bool take_socket(struct gw_ways *ways)
 {
 	_Atomic int64_t *left = &ways->outlets->sockets_left;
@@ -220,7 +220,7 @@ static bool take_socket(struct gw_ways *ways)
 	return false;
 }
 
-/* Without a raw socket a thread that has its share makes room for a socket by closing another of its own. */
+/* Without a raw socket, a thread that has its share closes another of its sockets to make room. */
 static void close_another(struct gw_ways *ways)
 {
 	struct gw_way *oldest = NULL;
@@ -238,20 +238,21 @@ static void close_another(struct gw_ways *ways)
 static bool deafen_way(struct gw_ways *ways, struct gw_way *way)
 {
 	way->kind = GW_WAY_DEAF;
-	/* Threads that have the same way had better not have the same address. */
-	way->fd = open_deaf((mix(ways, &way->peer) + (uintptr_t)way) * ways->outlets->multiplier, way->peer.gwlb_port);
+	/* Threads that share a way should not share an address. */
+	way->fd = open_deaf((mix(ways, &way->origin) + (uintptr_t)way) * ways->outlets->multiplier,
+	                    way->origin.gwlb_port);
 	return way->fd >= 0;
 }
 
-/* A UDP socket from own_address:gwlb_port to gwlb_address:6081, or -1. */
-static int open_connected(const struct gw_peer *peer)
+/* Returns a UDP socket from own_address:gwlb_port to gwlb_address:6081, or -1. */
+static int open_connected(const struct gw_origin *origin)
 {
 	struct sockaddr_in own = { .sin_family = AF_INET,
-		                   .sin_port = htons(peer->gwlb_port),
-		                   .sin_addr.s_addr = peer->own_address };
+		                   .sin_port = htons(origin->gwlb_port),
+		                   .sin_addr.s_addr = origin->own_address };
 	struct sockaddr_in gwlb = { .sin_family = AF_INET,
 		                    .sin_port = htons(GW_GENEVE_PORT),
-		                    .sin_addr.s_addr = peer->gwlb_address };
+		                    .sin_addr.s_addr = origin->gwlb_address };
 	int fd = new_socket();
 
 	if (fd < 0)
@@ -263,7 +264,7 @@ static int open_connected(const struct gw_peer *peer)
 	return fd;
 }
 
-/* A UDP socket with the port that hears nothing, or -1. */
+/* Returns a UDP socket with the port that hears nothing, or -1. */
 static int open_deaf(uint64_t random, uint16_t port)
 {
 	struct sockaddr_in deaf = nowhere(random, port);
@@ -272,7 +273,7 @@ static int open_deaf(uint64_t random, uint16_t port)
 	if (fd < 0)
 		return -1;
 	set_option(fd, IPPROTO_IP, IP_FREEBIND, 1); /* lo may be down */
-	/* The receivers have the port at all addresses.  At one of its own it is not in their group. */
+	/* The receivers hold the port at all addresses.  At an address of its own, the socket is not in their group. */
 	if (port == GW_GENEVE_PORT)
 		set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1);
 	if (bind(fd, (struct sockaddr *)&deaf, sizeof(deaf))) {
@@ -282,7 +283,7 @@ static int open_deaf(uint64_t random, uint16_t port)
 	return fd;
 }
 
-/* A UDP socket with the load balancer's port, not bound yet; or -1. */
+/* Returns a UDP socket for the load balancer's port, not yet bound; or -1. */
 static int new_socket(void)
 {
 	struct timeval timeout = { .tv_usec = SEND_TIMEOUT_US };
@@ -291,16 +292,16 @@ static int new_socket(void)
 	if (fd < 0)
 		return -1;
 	prepare(fd);
-	/* Other T threads may have the same way back. */
+	/* Other T threads may have the same way. */
 	set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
 	set_option(fd, IPPROTO_IP, IP_TTL, OUTER_TTL);
-	/* DF, and no trust in what ICMP says of the path: too big is what the interface cannot send. */
+	/* Sets DF and distrusts ICMP about the path: a packet is too big only if the interface cannot send it. */
 	set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
 	return fd;
 }
 
-/* A loopback address at random, away from those that people use: nothing from the network can be for it. */
+/* Chooses a loopback address at random, away from those in common use.  No packet from the network can be for it. */
 static struct sockaddr_in nowhere(uint64_t random, uint16_t port)
 {
 	return (struct sockaddr_in){ .sin_family = AF_INET,
@@ -308,7 +309,7 @@ static struct sockaddr_in nowhere(uint64_t random, uint16_t port)
 		                     .sin_addr.s_addr = htonl(0x7f400000u | (uint32_t)(random >> 42)) };
 }
 
-/* What all sockets that only send have in common. */
+/* Options of all sockets that only send. */
 static void prepare(int fd)
 {
 	const int size = SEND_BUFFER;
@@ -316,14 +317,14 @@ static void prepare(int fd)
 	set_option(fd, SOL_SOCKET, SO_RCVBUF, 0);
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)))
 		(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-	/* Has the kernel tell what the device's queue did not take.  The ICMP errors that it makes the kernel keep are bounded
-	 * by the receive buffer. */
+	/* Makes the kernel report what the device's queue did not take.  The receive buffer bounds the ICMP errors that it
+	 * keeps as well. */
 	set_option(fd, IPPROTO_IP, IP_RECVERR, 1);
 }
 
 static void set_option(int fd, int level, int name, int value)
 {
-	/* Each of them is a refinement; without it the socket still does. */
+	/* Each of these is a refinement: the socket works without it. */
 	(void)setsockopt(fd, level, name, &value, sizeof(value));
 }
 
@@ -351,7 +352,7 @@ void gw_ways_end(struct gw_ways *ways)
 
 static void forget_way(struct gw_ways *ways, struct gw_way *way)
 {
-	uint16_t *link = bucket_of(ways, &way->peer);
+	uint16_t *link = bucket_of(ways, &way->origin);
 
 	while (&ways->way[*link] != way)
 		link = &ways->way[*link].next;
@@ -366,7 +367,7 @@ static void close_way(struct gw_ways *ways, struct gw_way *way)
 		return;
 	close(way->fd);
 	if (way->kind == GW_WAY_CONNECTED)
-		atomic_fetch_sub(slot_of(ways, &way->peer), 1);
+		atomic_fetch_sub(slot_of(ways, &way->origin), 1);
 	ways->open--;
 	atomic_fetch_add(&ways->outlets->sockets_left, 1);
 }

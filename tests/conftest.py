@@ -3,6 +3,19 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).resolve().parent
 
 sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent)]
+pytest_plugins = ["leftovers", "processes"]
+
+
+@pytest.fixture
+def book(tmp_path):
+    """A log of which a test reads what was said."""
+    from logbook import Logbook  # found by the path above
+
+    logbook = Logbook(tmp_path)
+    yield logbook
+    logbook.close()

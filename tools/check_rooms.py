@@ -16,6 +16,8 @@ from typing import Dict, Iterator, List, NamedTuple, Set
 C_PLACES = "native", "bench", "tests/native"
 PYTHON_PLACES = "gwlbtun", "bench", "tools", "tests/support"
 C_LINES, PYTHON_LINES, TEST_LINES = 500, 300, 500
+PROGRAMS = "native/bpf/"  # which the kernel runs, and nothing calls
+MAP = "docs/ARCHITECTURE.md"
 
 Uses = Dict[str, Set[str]]  # by room, the rooms that it uses
 
@@ -57,11 +59,25 @@ def size_faults(tree: Tree) -> Iterator[str]:
 
 def header_faults(tree: Tree) -> Iterator[str]:
     for path in tree.c_files:
-        if path.suffix != ".c" or path.with_suffix(".h") in tree.c_files:
+        if path.suffix != ".c" or path.with_suffix(".h") in tree.c_files or tree.name(path).startswith(PROGRAMS):
             continue
-        program = re.search(r"^int main\(", path.read_text(), re.MULTILINE)
+        program = re.search(r"^int (main|LLVMFuzzerTestOneInput)\(", path.read_text(), re.MULTILINE)
         if not program or tree.name(path).startswith("native/"):
             yield f"{tree.name(path)}: has no header of its own name"
+
+
+def map_faults(tree: Tree) -> Iterator[str]:
+    """Files of native/ and gwlbtun/ that the map does not name, neither by themselves nor by the directory of their package."""
+    map_of_rooms = tree.root / MAP
+    if not map_of_rooms.exists():
+        return
+    named = set(re.findall(r"`([^`\n]+)`", map_of_rooms.read_text()))
+    files = {word.rsplit("/", 1)[-1] for word in named}
+    for path in tree.c_files + tree.modules:
+        name = tree.name(path)
+        known = path.name in files or f"{path.stem}.[ch]" in files or f"{name.rpartition('/')[0]}/" in named
+        if not known and name.startswith(("native/", "gwlbtun/")):
+            yield f"{name}: is not in the table of rooms in {MAP}"
 
 
 # ---- Who uses whom
@@ -151,7 +167,7 @@ def main(arguments: List[str]) -> int:
     root = Path(arguments[0] if arguments else Path(__file__).resolve().parent.parent).resolve()
     tree = read_tree(root)
     used = {"C": c_uses(tree), "Python": python_uses(tree)}
-    faults = [*size_faults(tree), *header_faults(tree)]
+    faults = [*size_faults(tree), *header_faults(tree), *map_faults(tree)]
     for uses in used.values():
         faults += circle_faults(uses)
     for fault in faults:

@@ -5,15 +5,18 @@
 #
 # Usage: tools/packages.sh command PURPOSE... [debian|amazon]   prints the command that installs them, here or there
 #        tools/packages.sh install PURPOSE...                   installs those that are missing here, and names them
-# Purposes: run (build and run gwlbtun), test, lint
+# Purposes: run (build and run gwlbtun), test, lint; on Debian alone arm64 (build for it on other hosts) and kernels (tests on
+#           other kernels)
 set -euo pipefail
 
 declare -A PACKAGES=(
 	[debian run]="gcc make python3 iproute2 nftables"
-	[debian test]="python3-venv iputils-ping traceroute procps iptables"
+	[debian test]="python3-venv curl iputils-ping traceroute tcpdump procps iptables systemd prometheus mandoc chromium chromium-driver"
 	[debian lint]="python3-venv clang clang-format clang-tidy"
+	[debian arm64]="gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+	[debian kernels]="qemu-system-x86 busybox-static kmod"
 	[amazon run]="gcc make python3 iproute iproute-tc nftables util-linux gawk"
-	[amazon test]="iputils traceroute procps-ng iptables-nft libasan libubsan libtsan"
+	[amazon test]="iputils traceroute tcpdump procps-ng iptables-nft libasan libubsan libtsan systemd"
 	[amazon lint]="clang clang-tools-extra"
 )
 declare -A INSTALL=([debian]="apt-get install -y" [amazon]="dnf install -y")
@@ -53,14 +56,15 @@ names=()
 for word in "${@:2}"; do
 	case $word in
 	debian | amazon) system=$word ;;
-	run | test | lint) names+=("$word") ;;
-	*) fail "no purpose is named $word: there are run, test and lint" ;;
+	run | test | lint | arm64 | kernels) names+=("$word") ;;
+	*) fail "no purpose is named $word: there are run, test, lint, arm64 and kernels" ;;
 	esac
 done
 [ "$system" ] || fail "there is neither apt-get nor dnf here: install by other means what README.md lists"
-[ ${#names[@]} -gt 0 ] || fail "say what for: run, test or lint"
+[ ${#names[@]} -gt 0 ] || fail "say what for: run, test, lint, arm64 or kernels"
 packages=()
 for purpose in "${names[@]}"; do
+	[ "${PACKAGES[$system $purpose]-}" ] || fail "there are no packages for $purpose here: use Debian"
 	read -ra more <<<"${PACKAGES[$system $purpose]}"
 	packages+=("${more[@]}")
 done

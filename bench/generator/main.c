@@ -15,6 +15,8 @@
  *   each RATE                            sends until every flow has sent at least one burst more
  *   verify PACKETS RATE                  captures and compares all that returns
  *   ping COUNT INTERVAL_US               probes one at a time, with nothing else under way
+ *   short PACKETS FIRST                  from now on flows end after so many packets, and new ones, numbered from FIRST on,
+ *                                        take their places
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -119,6 +121,12 @@ static void command_ping(uint64_t count, uint64_t interval_us)
 	printf("}\n");
 }
 
+static void command_short(uint64_t packets, uint64_t first)
+{
+	shorten_flows((uint32_t)packets, (uint32_t)first);
+	printf("{\"places\": %u}\n", opt.flows);
+}
+
 static void serve(void)
 {
 	char line[256];
@@ -133,6 +141,8 @@ static void serve(void)
 			command_verify(a, b);
 		else if (sscanf(line, "ping %llu %llu", &a, &b) == 2)
 			command_ping(a, b);
+		else if (sscanf(line, "short %llu %llu", &a, &b) == 2)
+			command_short(a, b);
 		else
 			usage("no such command");
 		fflush(stdout);

@@ -35,6 +35,7 @@ void parse_options(int argc, char **argv)
 		{ "ipv6", no_argument, NULL, '6' },
 		{ "tcp", no_argument, NULL, 'T' },
 		{ "segment", no_argument, NULL, 'S' },
+		{ "probe-apart", no_argument, NULL, 'A' },
 		{ NULL, 0, NULL, 0 },
 	};
 	uint8_t *mac = opt.target_mac;
@@ -81,6 +82,9 @@ void parse_options(int argc, char **argv)
 			break;
 		case 'S':
 			opt.segment = true;
+			break;
+		case 'A':
+			opt.probe_apart = true;
 			break;
 		default:
 			exit(2);

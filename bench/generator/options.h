@@ -29,6 +29,7 @@ struct options {
 	int family;
 	bool tcp;
 	bool segment;
+	bool probe_apart; /* the probes have an endpoint of their own */
 };
 
 extern struct options opt;

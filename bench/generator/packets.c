@@ -21,6 +21,14 @@ static size_t head_size;   /* of what is used of head.bytes */
 static size_t tail_size;
 static size_t l4_offset;      /* in head.bytes */
 static uint32_t segment_size; /* TCP payload of one packet */
+static uint32_t flow_packets; /* of a short flow; 0: flows do not end */
+static uint32_t next_flow;    /* the number of the next one */
+static uint8_t own_mac[6];
+
+static void advance_short(struct head *head);
+static void begin_short(struct head *head, uint32_t sequence);
+static void turn_round(struct head *head);
+static void swap(uint8_t *fields, size_t size);
 
 /* ---- Made ---------------------------------------------------------------------------------------------------------*/
 
@@ -54,7 +62,7 @@ static uint8_t protocol(void)
 	return opt.tcp ? IPPROTO_TCP : IPPROTO_UDP;
 }
 
-static void make_outer(uint8_t *ethernet, const uint8_t own_mac[6], uint32_t flow, struct in_addr source)
+static void make_outer(uint8_t *ethernet, uint32_t flow, struct in_addr source)
 {
 	uint8_t *ip = ethernet + ETHERNET;
 	uint8_t *udp = ip + 20;
@@ -79,7 +87,7 @@ static void make_outer(uint8_t *ethernet, const uint8_t own_mac[6], uint32_t flo
 
 static void make_geneve(uint8_t *geneve, uint32_t flow)
 {
-	uint32_t endpoint = flow % opt.endpoints;
+	uint32_t endpoint = flow == opt.flows && opt.probe_apart ? opt.endpoints : flow % opt.endpoints;
 
 	geneve[0] = (GENEVE_HEADER - 8) / 4;
 	put16(geneve + 2, opt.family == 4 ? ETHERTYPE_IP : ETHERTYPE_IPV6);
@@ -129,7 +137,7 @@ static void make_l4(uint8_t *l4, uint32_t flow, size_t size)
 	}
 }
 
-static void make_head(struct head *head, const uint8_t own_mac[6], uint32_t flow, struct in_addr source)
+static void make_head(struct head *head, uint32_t flow, struct in_addr source)
 {
 	uint8_t *geneve = head->bytes + OUTER;
 	uint8_t *ip = geneve + GENEVE_HEADER;
@@ -138,7 +146,7 @@ static void make_head(struct head *head, const uint8_t own_mac[6], uint32_t flow
 	uint32_t sum;
 
 	memset(head, 0, sizeof(*head));
-	make_outer(head->bytes, own_mac, flow, source);
+	make_outer(head->bytes, flow, source);
 	make_geneve(geneve, flow);
 	sum = make_ip(ip, flow) + (uint32_t)l4_size + protocol();
 	make_l4(l4, flow, l4_size);
@@ -172,8 +180,9 @@ void stamp(struct head *head, uint32_t sequence)
 	}
 }
 
-void make_packets(const uint8_t own_mac[6])
+void make_packets(const uint8_t mac[6])
 {
+	memcpy(own_mac, mac, sizeof(own_mac));
 	set_sizes();
 	tail = malloc(tail_size + 1);
 	heads = calloc((size_t)opt.flows * opt.burst, sizeof(*heads));
@@ -184,13 +193,13 @@ void make_packets(const uint8_t own_mac[6])
 	for (uint32_t flow = 0; flow < opt.flows; flow++) {
 		struct head *burst = burst_of(flow);
 
-		make_head(&burst[0], own_mac, flow, opt.source);
+		make_head(&burst[0], flow, opt.source);
 		for (uint32_t i = 1; i < opt.burst; i++)
 			burst[i] = burst[0];
 		for (uint32_t i = 0; i < opt.burst; i++)
 			stamp(&burst[i], i);
 	}
-	make_head(&probe, own_mac, opt.flows, opt.probe_source);
+	make_head(&probe, opt.flows, opt.probe_source);
 	stamp(&probe, 0);
 }
 
@@ -217,8 +226,61 @@ void advance(uint32_t flow)
 {
 	struct head *burst = burst_of(flow);
 
+	if (flow_packets) {
+		advance_short(burst);
+		return;
+	}
 	for (uint32_t i = 0; i < opt.burst; i++)
 		stamp(&burst[i], burst[i].sequence + opt.burst);
+}
+
+static void advance_short(struct head *head)
+{
+	if (head->sequence + 1 >= flow_packets) {
+		begin_short(head, 0);
+		return;
+	}
+	turn_round(head);
+	stamp(head, head->sequence + 1);
+}
+
+static void begin_short(struct head *head, uint32_t sequence)
+{
+	make_head(head, next_flow, opt.source);
+	stamp(head, sequence);
+	next_flow = next_flow + 1 < MAX_FLOWS ? next_flow + 1 : opt.flows + 1;
+}
+
+static void turn_round(struct head *head)
+{
+	uint8_t *ip = head->bytes + OUTER + GENEVE_HEADER;
+	uint8_t *l4 = head->bytes + l4_offset;
+
+	if (opt.family == 4)
+		swap(ip + 12, 4);
+	else
+		swap(ip + 8, 16);
+	swap(l4, 2);
+}
+
+/* Two fields of that size, one behind the other. */
+static void swap(uint8_t *fields, size_t size)
+{
+	uint8_t first[16];
+
+	memcpy(first, fields, size);
+	memcpy(fields, fields + size, size);
+	memcpy(fields + size, first, size);
+}
+
+void shorten_flows(uint32_t packets, uint32_t first)
+{
+	if (opt.burst != 1 || opt.segment || !packets || first <= opt.flows || first >= MAX_FLOWS)
+		usage("short: one packet or more, no bursts, and a first flow that is none of --flows");
+	flow_packets = packets;
+	next_flow = first;
+	for (uint32_t place = 0; place < opt.flows; place++)
+		begin_short(burst_of(place), place % packets);
 }
 
 /* ---- Returned -----------------------------------------------------------------------------------------------------*/

@@ -7,6 +7,8 @@
  * all.  Before a head is sent again, stamp() advances it: sequence number, TCP sequence, IP ID, and the checksums from sums
  * kept beside it.  So a packet is a function of its flow and sequence number, and the generator can compare what returns
  * with what it sent without having stored it.
+ *
+ * Short flows (shorten_flows()) come and go.  What turns a packet round leaves its checksums as they are, since they are sums.
  */
 #ifndef BENCH_GENERATOR_PACKETS_H
 #define BENCH_GENERATOR_PACKETS_H
@@ -39,7 +41,7 @@ struct head {
 extern size_t packet_size; /* of the outer UDP payload; all packets have the same */
 extern struct head probe;  /* of a flow of its own, number opt.flows */
 
-void make_packets(const uint8_t own_mac[6]);
+void make_packets(const uint8_t mac[6]);
 
 /* By flow, the first of opt.burst heads. */
 struct head *burst_of(uint32_t flow);
@@ -52,6 +54,11 @@ void stamp(struct head *head, uint32_t sequence);
 
 /* Makes the flow's burst the one that follows. */
 void advance(uint32_t flow);
+
+/* From now on each flow has so many packets, back and forth in turn; then one with a new address and port takes its place.  They
+ * are numbered from `first` on.  The first of each place is older than that of the place before it by a packet, so that as many
+ * begin at any time. */
+void shorten_flows(uint32_t packets, uint32_t first);
 
 /* Where a packet lies in memory: as a whole frame, or as the outer UDP payload alone. */
 void frame_pieces(struct iovec pieces[2], struct head *head);

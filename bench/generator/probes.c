@@ -30,6 +30,8 @@ static size_t sample_count;
 void open_probes(void)
 {
 	send_fd = udp_socket(opt.probe_source, FIRST_PORT + port_of(opt.flows), true);
+	/* No checksum, as the load balancer sends: those with one never take the path in the kernel. */
+	set_option(send_fd, SOL_SOCKET, SO_NO_CHECK, 1, "SO_NO_CHECK");
 	receive_fd = udp_socket(opt.probe_source, GENEVE_PORT, false);
 	set_option(receive_fd, SOL_SOCKET, SO_RCVBUFFORCE, SOCKET_BUFFER, "SO_RCVBUFFORCE");
 	probe_sent_ns = calloc(MAX_PROBES, sizeof(*probe_sent_ns));

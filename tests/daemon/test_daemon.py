@@ -66,7 +66,7 @@ def test_a_second_signal_ends_the_hooks_as_well(lab, tmp_path):
         assert lab.wait(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"))
         pid = (tmp_path / "pid").read_text().strip()
         daemon.process.send_signal(signal.SIGTERM)
-        assert daemon.process.wait(10) == 128 + signal.SIGTERM
+        assert daemon.process.wait(60) == 128 + signal.SIGTERM
         alive = ("ps", "-o", "pid=", "-C", "sleep")
         assert lab.wait(lambda: pid not in lab.appliance.run(*alive, check=False).stdout.split())
     finally:
@@ -89,12 +89,12 @@ def test_a_packet_while_its_endpoint_is_being_destroyed_waits_for_the_next_one(l
     assert lab.wait(lambda: daemon.log().count("created.") == 2)
 
 
-def test_packets_that_go_in_and_never_come_back_are_worth_a_hint(lab):
+def test_packets_that_go_in_and_never_come_back_are_worth_a_hint(lab, impatient):
     daemon = lab.start(hook=None)
     endpoint = lab.endpoint()
     for number in range(20):
         endpoint.send(udp(number))
-    assert lab.wait(lambda: "none has come back" in daemon.log(), timeout=30)
+    assert lab.wait(lambda: "none has come back" in daemon.log())
     hint, = [line for line in daemon.log().splitlines() if "none has come back" in line]
     for cause in "create hook", "ip_forward", "rp_filter", "source/destination check":
         assert cause in hint
@@ -110,16 +110,16 @@ def test_stopping_needs_no_new_thread_but_those_that_hear_hooks(lab, tmp_path):
     assert lab.wait(lambda: "gwlbtun Hook" in daemon.threads().values())
     assert {name for thread, name in daemon.threads().items() if thread not in before} == {"gwlbtun Hook"}
     (tmp_path / "go").touch()
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(60) == 0
 
 
 # The command, to which no child is granted until there is a file.
 NO_CHILD = """
 import errno, os, sys
 sys.path.insert(0, {root!r})
-from gwlbtun import cli, endpoints
+from gwlbtun import cli, endpoint
 
-endpoints.RETRY_S = 0.5
+endpoint.RETRY_S = 0.5
 
 spawn = os.posix_spawn
 
@@ -163,7 +163,7 @@ def test_no_create_hook_begins_after_a_stop(lab, tmp_path, jobs):
     daemon.process.send_signal(signal.SIGTERM)
     assert lab.wait(lambda: "SIGTERM: stopping" in daemon.log())
     begun = (tmp_path / "runs").read_text().split().count("CREATE")
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(60) == 0
     runs = (tmp_path / "runs").read_text().split()
     assert runs.count("CREATE") == runs.count("DESTROY") <= begun + jobs < 40
 
@@ -179,5 +179,5 @@ def test_a_hook_that_cannot_be_started_is_tried_again_and_nothing_passes_before(
     assert "Resource temporarily unavailable" in daemon.eni(endpoint)["failure"]
     assert daemon.eni(endpoint)["tunnelIn"]["pktsOut"] == 0
     (tmp_path / "go").touch()
-    assert lab.wait(lambda: endpoint.received == [udp()], timeout=30)
+    assert lab.wait(lambda: endpoint.received == [udp()])
     assert daemon.health()["hooksFailed"] == 0 and daemon.get()[0] == 200

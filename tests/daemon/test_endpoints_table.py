@@ -12,9 +12,11 @@ import pytest
 import netns
 import packets
 from gwlbtun import endpoint as endpoint_module
-from gwlbtun import fastpath, starter, tunnel, worker
+from gwlbtun import fastpath, rpfilter, starter, tunnel, worker
 from gwlbtun.endpoint import State
 from gwlbtun.endpoints import Endpoints
+from gwlbtun.identity import Identity, NamedEndpoint
+from gwlbtun.kernel.path import Path
 from gwlbtun.settings import Settings
 from gwlbtun.sources import Sources
 from lab import CLIENT, ENI, SERVER
@@ -31,17 +33,19 @@ class Table:
         self.directory = directory
         self.book = Logbook(directory)
         self.stopping = threading.Event()
-        self.handler = fastpath.Handler(fastpath.Shim(), 1, 2, 16, 1024, 350, 0)
+        self.handler = fastpath.Handler(fastpath.Shim(), 1, 2, 16, 1024, 350, 120, 0)
 
-    def make(self, hook=None):
+    def make(self, hook=None, **settings):
         """The table itself; the hook is the text of a script for CREATE and DESTROY."""
         if hook:
             path = self.directory / "hook.sh"
             path.write_text(HEADER + hook)
             path.chmod(0o755)
             hook = str(path)
-        self.endpoints = Endpoints(self.handler, Settings(create_hook=hook, destroy_hook=hook, tunnel_threads=2), 0,
-                                   Sources(self.handler, Settings(), self.book.log), self.stopping, self.book.log)
+        chosen = Settings(create_hook=hook, destroy_hook=hook, tunnel_threads=2, kernel_path="off", **settings)
+        kernel = Path(chosen, False, self.stopping, self.book.log)
+        self.endpoints = Endpoints(self.handler, chosen, 0, Sources(self.handler, Settings(), self.book.log), kernel,
+                                   self.stopping, self.book.log)
         self.endpoints.start()
         return self.endpoints
 
@@ -68,7 +72,7 @@ def table(tmp_path):
 
 
 def wait(condition):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -102,13 +106,14 @@ def test_threads_that_could_not_be_started_are_started_later(table, monkeypatch)
     assert endpoint.outward.threads == []
     starved.clear()
     wait(lambda: endpoint.counters()["drop_no_flow"] == 1)
+    table.book.wait_for("gwlbtun can start tunnel threads again.")
     assert [worker.name[:9] for worker, _ in endpoint.outward.threads] == ["gwlbtun T"]
     assert endpoint.inward.threads == []
     assert (table.directory / "calls").read_text() == "CREATE\n"
 
 
 def test_what_the_create_hook_set_up_is_taken_down_however_far_the_endpoint_came(table, monkeypatch):
-    monkeypatch.setattr(endpoint_module.ReversePathFilter, "tell_if_overruled", lambda self: 1 / 0)
+    monkeypatch.setattr(rpfilter.ReversePathFilter, "tell_if_overruled", lambda self: 1 / 0)
     table.make(RECORD)
     endpoint = table.admit()
     wait(lambda: endpoint.failure)
@@ -116,8 +121,24 @@ def test_what_the_create_hook_set_up_is_taken_down_however_far_the_endpoint_came
     assert (table.directory / "calls").read_text() == "CREATE\nDESTROY\n"
 
 
+def test_named_endpoints_for_which_there_is_no_room_are_told_and_made_later(table):
+    named = tuple(NamedEndpoint(eni, f"n{eni}") for eni in range(1, 18))  # there are 16 slots
+    endpoints = table.make(endpoints=named)
+    assert len(endpoints.all()) == 16
+    assert endpoints.unmade() == [(Identity(17, "n17", named=True), "No space left on device")]
+    wait(lambda: all(endpoint.state is State.UP for endpoint in endpoints.all()))
+    victim = endpoints.all()[0]
+    victim.native.unpublish()
+    victim.leaving.set()
+    victim.advance()
+    wait(lambda: victim not in endpoints.all())
+    endpoints.tick()  # it comes back, or the last one comes: there is one slot for the two of them
+    assert len(endpoints.all()) == 16
+    table.book.wait_for(f"Cannot make the endpoint of ENI ID {17:017x} (n17): No space left on device.")
+
+
 def test_no_destroy_hook_without_interfaces(table, monkeypatch):
-    def refuse(self, offloads):
+    def refuse(self, *arguments):
         raise OSError(28, "no room")
     monkeypatch.setattr(tunnel.Tunnel, "create", refuse)
     table.make(RECORD)
@@ -132,12 +153,12 @@ def test_an_endpoint_that_failed_is_unhealthy_until_it_is_up(table, monkeypatch)
     monkeypatch.setattr(endpoint_module, "RETRY_S", 0.01)
     seen, create = [], tunnel.Tunnel.create
 
-    def refuse_three_times(one, offloads):
+    def refuse_three_times(one, *arguments):
         endpoint, = table.endpoints.all()
         seen.append((endpoint.state, endpoint.failure))
         if len(seen) <= 3:
             raise OSError(28, "no room")
-        create(one, offloads)
+        create(one, *arguments)
     monkeypatch.setattr(tunnel.Tunnel, "create", refuse_three_times)
     table.make()
     endpoint = table.admit()
@@ -153,7 +174,7 @@ def test_totals_hold_nobody_up_and_lose_nothing_when_an_endpoint_goes_meanwhile(
     def slow_rows(native, side):
         if threading.current_thread().name == "slow" and side == fastpath.GWO:
             reading.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
         return [row._replace(packets_in=1 if native._endpoint else 0) for row in rows(native, side)]
     monkeypatch.setattr(fastpath.NativeEndpoint, "rows", slow_rows)
     table.make()
@@ -162,7 +183,7 @@ def test_totals_hold_nobody_up_and_lose_nothing_when_an_endpoint_goes_meanwhile(
     totals = []
     slow = threading.Thread(target=lambda: totals.append(table.endpoints.totals()), name="slow", daemon=True)
     slow.start()
-    assert reading.wait(10)
+    assert reading.wait(60)
     admitted = threading.Thread(target=table.endpoints.admit, args=(ENI + 1,), daemon=True)
     admitted.start()
     admitted.join(5)

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: MIT-0
 """What gwlbtun takes of the host, and that floods meet bounds and harm nobody."""
-import os
 import random
-import re
-import socket
 import time
-from pathlib import Path
+
+import pytest
 
 import gwlb
 import packets
@@ -15,32 +13,23 @@ from lab import CLIENT, ENI, SERVER
 from test_transmit import all_return, datagram, drops, send_all
 
 
-def memory(daemon):
-    """Its resident memory, in bytes."""
-    status = Path(f"/proc/{daemon.pid}/status").read_text()
-    return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE).group(1)) << 10
-
-
-def descriptors(daemon):
-    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
-
-
 def is_up(daemon, number):
     enis = daemon.health()["enis"]
     return len(enis) == number and all(eni["state"] == "up" for eni in enis)
 
 
+@pytest.mark.costs
 def test_a_hundred_endpoints(lab):
     daemon = start_with_one_endpoint(lab, "--udpthreads", 2, "--tunthreads", 2)
-    bytes_before, descriptors_before = memory(daemon), descriptors(daemon)
+    bytes_before, descriptors_before = daemon.memory(), daemon.descriptors()
     endpoints = [lab.endpoint(ENI + 1 + number) for number in range(100)]
     for endpoint in endpoints:
         endpoint.send(datagram(1))
-    assert lab.balancer.wait(lambda: is_up(daemon, 101), 20)
+    assert lab.balancer.wait(lambda: is_up(daemon, 101))
     assert all_return(lab)
-    assert memory(daemon) - bytes_before < 100 * (1 << 20)
-    # Two for each of four T threads, and the sockets back, at most one for each interface.
-    assert descriptors(daemon) - descriptors_before <= 100 * (4 * 2 + 2)
+    assert daemon.memory() - bytes_before < 100 * (1 << 20)
+    # Two for each of four T threads, the sockets back, at most one for each interface, and a program there.
+    assert daemon.descriptors() - descriptors_before <= 100 * (4 * 2 + 2 + 2)
     for endpoint in endpoints:
         send_all(lab, endpoint, [datagram(1)] * 2)
     assert all_return(lab)
@@ -115,18 +104,10 @@ def test_a_flood_of_flows(lab):
         endpoint.send(active)
         send_all(lab, endpoint, [datagram(number * 600 + n) for n in range(600)])
         assert all_return(lab)
-        emit(lab, endpoint.gwo, answer)
+        lab.emit(endpoint.gwo, answer)
         assert lab.balancer.wait(lambda: endpoint.flow(active).returned == 2 * (number + 1)), drops(daemon)
         lab.balancer.counters.sent += 1  # for the answer, that what has returned may be compared
         time.sleep(1.2)  # the clock of the table ticks once a second
     flows = daemon.health()["flows"]
     assert flows["size"] <= flows["bound"] == 1000
     assert daemon.health()["drops"]["no_flow"] == 0
-
-
-def emit(lab, device, packet):
-    """Linux on the appliance sends a packet out of an interface."""
-    with lab.appliance.entered():
-        raw = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
-    with raw:
-        raw.sendto(packet, (device, geneve.PROTOCOL_IPV4))

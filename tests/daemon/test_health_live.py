@@ -85,7 +85,9 @@ def test_json_has_its_shape_and_the_very_figures(lab):
         assert (eni["tunnelOut"]["pktsOut"], eni["tunnelOut"]["bytesOut"]) == (0, 0)
         back = eni["tunnelOut"]["threads"]
         assert (sum(t["pktsIn"] for t in back), sum(t["bytesIn"] for t in back)) == (count, size)
-        assert [thread["pktsIn"] for thread in eni["tunnelIn"]["threads"]] == [0, 0]
+        # A thread starts when it is needed, so whether the second is there depends on where the kernel sends the flows.
+        writers = {thread["threadNumber"]: thread["pktsIn"] for thread in eni["tunnelIn"]["threads"]}
+        assert writers and writers.items() <= {0: 0, 1: 0}.items()
         for version in 4, 6:
             cache = eni[f"v{version}FlowCache"]
             assert cache["cacheName"] == f"IPv{version} Flow Cache for ENI {eni['eniStr']}"
@@ -169,7 +171,7 @@ until [ -e "$(dirname "$0")/go" ]; do sleep 0.02; done
     if not arguments:
         assert "gwlbtun is stopping" in daemon.health()["reasons"]
     (lab.directory / "go").touch()
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(60) == 0
 
 
 GARBAGE = [b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"\r\n" * 100, b"GET\r\n\r\n", b"\0" * 70_000, b"POST / HTTP/1.1\r\n\r\n",
@@ -191,7 +193,7 @@ def test_what_clients_do_to_the_health_port_costs_the_traffic_nothing(lab):
         with contextlib.ExitStack() as clients:
             def connect():
                 with lab.appliance.entered():
-                    return clients.enter_context(socket.create_connection(("127.0.0.1", HEALTH_PORT), timeout=10))
+                    return clients.enter_context(socket.create_connection(("127.0.0.1", HEALTH_PORT), timeout=60))
 
             for _ in range(100):
                 connect()

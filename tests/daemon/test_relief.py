@@ -8,9 +8,10 @@ import packets
 import pytest
 from lab import CLIENT, ENI, SERVER
 
-ONE_EACH = "--udpthreads", "1", "--tunthreads", "1"
+THREADS = "--kernel-path", "off"  # all packets are theirs
+ONE_EACH = *THREADS, "--udpthreads", "1", "--tunthreads", "1"
 CORE = min(os.sched_getaffinity(0))
-SAME_CORE = "--udpaffinity", CORE, "--tunaffinity", CORE
+SAME_CORE = *THREADS, "--udpaffinity", CORE, "--tunaffinity", CORE
 
 
 def packet(number):
@@ -91,7 +92,7 @@ def test_an_endpoint_goes_while_its_receiver_carries_others(lab):
 
 @pytest.mark.parametrize("threads", [("1", "3"), ("3", "1"), ("2", "2")])
 def test_any_numbers_of_threads_return_everything(lab, threads):
-    daemon = lab.start("--udpthreads", threads[0], "--tunthreads", threads[1])
+    daemon = lab.start(*THREADS, "--udpthreads", threads[0], "--tunthreads", threads[1])
     endpoints = [lab.endpoint(ENI + number) for number in range(20)]  # more than a receiver relieves
     for number in range(3000):
         endpoints[number % 20].send(packet(number))

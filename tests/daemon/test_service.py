@@ -16,15 +16,6 @@ from lab import CLIENT, ENI, HEALTH_PORT, PASSTHROUGH, PROGRAM, SERVER, Daemon
 PACKET = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x")
 
 
-@pytest.fixture
-def started_by(monkeypatch):
-    """Has daemons started by a command."""
-    def start_by(*command):
-        plain = laboratory.command_line
-        monkeypatch.setattr(laboratory, "command_line", lambda *arguments: [*command, *plain(*arguments)])
-    return start_by
-
-
 def carry(lab, eni=ENI):
     endpoint = lab.endpoint(eni)
     endpoint.send(PACKET)
@@ -39,7 +30,18 @@ def telling(lab, wait=""):
     return lab.hook(PASSTHROUGH.replace("exit 0", f"{{ {wait} echo destroyed; exit 0; }}"))
 
 
-def test_the_end_of_a_session_is_a_clean_stop_however_often_it_is_told(lab, tmp_path):
+AT_A_TERMINAL = """
+import fcntl, os, pty, sys, termios
+_, end = pty.openpty()
+os.set_inheritable(_, True)
+os.setsid()
+fcntl.ioctl(end, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_the_end_of_a_session_is_a_clean_stop_however_often_it_is_told(lab, tmp_path, started_by):
+    started_by(sys.executable, "-c", AT_A_TERMINAL)
     hook = telling(lab, f"until [ -e {tmp_path}/go ]; do sleep 0.01; done;")
     daemon = lab.start("-c", hook, "-r", hook, hook=None)
     carry(lab)
@@ -49,7 +51,7 @@ def test_the_end_of_a_session_is_a_clean_stop_however_often_it_is_told(lab, tmp_
     assert lab.wait(lambda: not int(status(daemon)["SigPnd"], 16) | int(status(daemon)["ShdPnd"], 16))
     assert daemon.health()["reasons"] == ["gwlbtun is stopping"]
     (tmp_path / "go").touch()
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(60) == 0
     assert ": destroyed" in daemon.log() and "gwi-" not in lab.appliance.ip("link")
 
 
@@ -106,9 +108,28 @@ def test_as_process_1_of_a_container_it_buries_what_hooks_leave_behind(lab, tmp_
         (tmp_path / "go").touch()
         assert lab.wait(lambda: not children(own))
         os.kill(own, signal.SIGTERM)
-        assert daemon.process.wait(20) == 0
+        assert daemon.process.wait(60) == 0
     finally:
         daemon.kill()
+
+
+def test_as_process_1_of_a_container_it_hears_a_stop_that_comes_before_it_is_ready(lab, tmp_path, started_by):
+    """Linux throws away what process 1 of a PID namespace neither handles nor blocks."""
+    started_by("unshare", "--pid", "--fork", "--kill-child")
+    daemon = Daemon(lab.appliance, tmp_path, [])
+    try:
+        assert lab.wait(lambda: children(daemon.pid))
+        own, = map(int, children(daemon.pid))
+        assert lab.wait(lambda: blocks(own, signal.SIGTERM))
+        os.kill(own, signal.SIGTERM)
+        assert daemon.process.wait(60) == 0 and "Stopped." in daemon.log()
+    finally:
+        daemon.kill()
+
+
+def blocks(pid, number):
+    found = re.search(r"^SigBlk:\t(.*)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found[1], 16) >> (number - 1) & 1
 
 
 def test_hooks_have_a_status_also_when_whoever_starts_it_ignores_that_of_children(lab, started_by):
@@ -130,7 +151,7 @@ def test_hooks_know_the_health_port(lab, port):
         lab.endpoint().send(PACKET)
         assert lab.wait(lambda: f": port '{port}'" in log.read_text())
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.communicate()
@@ -157,7 +178,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize("part, thread", [
-    ("logs.format_entry", "gwlbtun Logger"), ("daemon.Daemon._tick", None),
+    ('logs.FORMATS["text"]', "gwlbtun Logger"), ("daemon.Daemon._tick", None),
     ("listener.Listener._hear", "gwlbtun Hook"), ("daemon.health.Health.totals", None),
 ])
 def test_it_stops_with_an_error_rather_than_limp(lab, tmp_path, monkeypatch, part, thread):
@@ -170,7 +191,7 @@ def test_it_stops_with_an_error_rather_than_limp(lab, tmp_path, monkeypatch, par
         carry(lab)
         go.touch()
         lab.endpoint(ENI + 1).send(PACKET)
-        assert daemon.process.wait(20) == 1
+        assert daemon.process.wait(60) == 1
     finally:
         daemon.kill()
     assert "ValueError: broken" in daemon.errors()

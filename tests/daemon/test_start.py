@@ -35,7 +35,7 @@ def test_make_mends_a_stale_shim_whatever_the_times_of_its_files(copy, namespace
 
 
 def test_a_shim_without_its_sources_is_taken_at_its_word(copy, namespace):
-    for source in (copy.parent / "native").glob("*.[ch]"):
+    for source in (copy.parent / "native").rglob("*.[ch]"):
         source.unlink()
     with namespace.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
         holder.bind(("", 6081))

@@ -61,14 +61,14 @@ def send_all(lab, endpoint, sent):
         endpoint.send(packet)
 
 
-def all_return(lab, timeout=10):
+def all_return(lab, timeout=60):
     counters = lab.balancer.counters
     return lab.balancer.wait(lambda: counters.returned == counters.sent, timeout) and lab.balancer.awaited == 0
 
 
 def drops(daemon):
     """Losses, but for what Linux sends of its own accord."""
-    return {name: count for name, count in daemon.health()["drops"].items() if count and name != "no_flow"}
+    return {name: count for name, count in daemon.drops().items() if name != "no_flow"}
 
 
 def sends_of(daemon):
@@ -194,19 +194,15 @@ def test_threads_without_net_raw_leave_each_other_sockets(lab, monkeypatch):
 
 def connected_ports(daemon):
     """Of its sockets to the load balancer."""
-    lines = Path(f"/proc/{daemon.pid}/net/udp").read_text().splitlines()[1:]
-    ends = [[int(end.split(":")[1], 16) for end in line.split()[1:3]] for line in lines]
-    return sorted(own for own, peer in ends if peer == geneve.PORT)
+    return sorted(own for (_, own), (_, peer) in daemon.udp_sockets() if peer == geneve.PORT)
 
 
-def test_sockets_that_are_idle_are_closed_while_their_thread_sleeps(lab, tmp_path, monkeypatch):
+@pytest.mark.unsanitized(reason="its shim is built by itself, and what it does atomically would be unknown")
+def test_sockets_that_are_idle_are_closed_while_their_thread_sleeps(lab, copy, monkeypatch):
     """In a copy that takes three seconds for what is a minute otherwise."""
-    for name in ("gwlbtun.py", "Makefile"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in ("gwlbtun", "native"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    subprocess.run(["make", "-sB", "-C", tmp_path, "CFLAGS=-O1 -DGW_WAYS_IDLE_S=3u"], check=True)
-    monkeypatch.setattr(lab_module, "PROGRAM", tmp_path / "gwlbtun.py")
+    shutil.copy(ROOT / "Makefile", copy.parent)
+    subprocess.run(["make", "-sB", "-C", copy.parent, "CFLAGS=-O1 -DGW_WAYS_IDLE_S=3u"], check=True)
+    monkeypatch.setattr(lab_module, "PROGRAM", copy)
     daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1)
     endpoint = lab.endpoint()
     packet = datagram(1)
@@ -231,8 +227,8 @@ def test_neighbours_that_do_not_answer_hold_nothing_up(lab):
         for count, address in enumerate(nobody):
             lab.balancer.transmit(address, 0, header + datagram(1000 + count, 1000))
         send_all(lab, endpoint, [free])
-    assert lab.balancer.wait(lambda: endpoint.flow(free).returned == 41, 5), drops(daemon)
-    assert daemon.stop(timeout=5) == 0
+    assert lab.balancer.wait(lambda: endpoint.flow(free).returned == 41), drops(daemon)
+    assert daemon.stop(timeout=60) == 0
 
 
 # ---- Addresses -------------------------------------------------------------------------------------------------------
@@ -279,7 +275,7 @@ def test_traffic_with_any_choice_of_offloads(lab, offload):
             asker = socket.socket(family, socket.SOCK_DGRAM)
         with listener, service, client, asker:
             for opened in listener, service, client, asker:
-                opened.settimeout(15)
+                opened.settimeout(60)
             client.connect((target, 80))
             connection, _ = listener.accept()
             sender = threading.Thread(target=lambda: (client.sendall(sent), client.shutdown(socket.SHUT_WR)))
@@ -362,6 +358,13 @@ def test_a_rule_that_stops_packets_on_their_way_out(lab, verdict):
     assert drops(daemon) == {"send": 100}
 
 
+def icmp_error(flow, packet, kind, code, rest=bytes(4)):
+    """What the balancer's host might say of the packet when it has gone back under the flow's newest header."""
+    under = flow.envelope
+    quoted = packets.udp(APPLIANCE, under.address, under.port, geneve.PORT, under.header + packet)[:100]
+    return packets.icmp(under.address, APPLIANCE, kind, code, rest, quoted)
+
+
 ICMP_ERRORS = {"net unreachable": (0, 0), "host unreachable": (1, 0), "protocol unreachable": (2, 0),
                "port unreachable": (3, 0), "fragmentation needed": (4, 576), "filtered": (13, 0)}
 
@@ -376,21 +379,17 @@ def test_an_icmp_error_about_a_packet_loses_no_other(lab, kind):
     send_all(lab, endpoint, [packet] * 3)
     assert all_return(lab)
     code, mtu = ICMP_ERRORS[kind]
-    quoted = packets.udp(APPLIANCE, BALANCER[0], 30001, geneve.PORT, flow.envelope.header + packet)[:100]
-    error = packets.icmp(BALANCER[0], APPLIANCE, 3, code, struct.pack("!HH", 0, mtu), quoted)
-    with lab.outside.entered():
-        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-    with raw:
-        for _ in range(5):
-            raw.sendto(error, (APPLIANCE, 0))
-            send_all(lab, endpoint, [packet] * 3)
-            assert all_return(lab, 5), (lab.balancer.awaited, drops(daemon))
+    error = icmp_error(flow, packet, 3, code, struct.pack("!HH", 0, mtu))
+    for _ in range(5):
+        lab.forge(error)
+        send_all(lab, endpoint, [packet] * 3)
+        assert all_return(lab), (lab.balancer.awaited, drops(daemon))
     assert drops(daemon) == {}
 
 
 def test_a_way_out_that_is_stuck_holds_nothing_up(lab):
     """What cannot leave is dropped; what leaves by another interface goes on, and gwlbtun stops when it is told to."""
-    daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1)
+    daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1, "--kernel-path", "off")
     second_way(lab, 9001)
     lab.appliance.run("tc", *"qdisc add dev eth1 root tbf rate 8kbit burst 10000 limit 100000000".split())
     endpoint = lab.endpoint()
@@ -401,8 +400,8 @@ def test_a_way_out_that_is_stuck_holds_nothing_up(lab):
         for _ in range(50):  # far less than a ring holds: only what cannot leave may be dropped
             endpoint.send(stuck)
         endpoint.send(free)
-        assert lab.balancer.wait(lambda: endpoint.flow(free).returned == sent, 5), (sent, drops(daemon))
+        assert lab.balancer.wait(lambda: endpoint.flow(free).returned == sent), (sent, drops(daemon))
     lost = drops(daemon)
     assert lost.pop("send") > 500
     assert lost == {}
-    assert daemon.stop(timeout=5) == 0
+    assert daemon.stop(timeout=60) == 0

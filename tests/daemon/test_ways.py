@@ -2,16 +2,14 @@
 """Which socket a reply leaves by, which way that takes, and whether its loss is told."""
 import contextlib
 import re
-import socket
-from pathlib import Path
 
 import pytest
 
 import netns
-import packets
 from gwlbtun import geneve
 from lab import APPLIANCE, BALANCER
-from test_transmit import all_return, datagram, drops, send_all, start, stopped, udp_socket, with_and_without_net_raw
+from test_transmit import (
+    all_return, datagram, drops, icmp_error, send_all, start, stopped, udp_socket, with_and_without_net_raw)
 
 AFAR = "198.18"  # of load balancers that are not in the appliance's own network
 HELD = 20001  # by another program
@@ -72,13 +70,6 @@ def test_every_socket_takes_the_way_that_routing_has_for_our_address(lab, net_ra
     assert drops(daemon) == {}
 
 
-def sockets(daemon):
-    """The ends of each of its sockets, as addresses and ports: its own and its peer's."""
-    for line in Path(f"/proc/{daemon.pid}/net/udp").read_text().splitlines()[1:]:
-        ends = [end.split(":") for end in line.split()[1:3]]
-        yield tuple((".".join(map(str, reversed(bytes.fromhex(address)))), int(port, 16)) for address, port in ends)
-
-
 @with_and_without_net_raw
 def test_source_ports_do_not_fill_the_slot_of_port_6081(lab, net_raw):
     """In the kernel's table, ports that differ by a multiple of its size share one; 256 is the least."""
@@ -93,7 +84,7 @@ def test_source_ports_do_not_fill_the_slot_of_port_6081(lab, net_raw):
         send_all(lab, endpoint, sent)
         assert all_return(lab), drops(daemon)
     assert drops(daemon) == {}
-    same_slot = [own for own, _ in sockets(daemon) if own[1] % 256 == geneve.PORT % 256 and own[1] != geneve.PORT]
+    same_slot = [own for own, _ in daemon.udp_sockets() if own[1] % 256 == geneve.PORT % 256 and own[1] != geneve.PORT]
     assert len(same_slot) > 500
     found_first = [address for address, _ in same_slot if not address.startswith("127.")]
     assert 0 < len(found_first) <= 32
@@ -106,7 +97,7 @@ def test_replies_from_port_6081_take_nothing_from_the_receivers(lab):
     endpoint.flow(packet).renew(port=geneve.PORT)
     send_all(lab, endpoint, [packet] * 10)
     assert all_return(lab)
-    deaf = [own for own, _ in sockets(daemon) if own[1] == geneve.PORT and own[0] != "0.0.0.0"]
+    deaf = [own for own, _ in daemon.udp_sockets() if own[1] == geneve.PORT and own[0] != "0.0.0.0"]
     assert len(deaf) == 1 and deaf[0][0].startswith("127.")
     send_all(lab, endpoint, [datagram(number) for number in range(2, 100)] * 3)
     assert all_return(lab)
@@ -125,15 +116,11 @@ def test_forged_icmp_errors_lose_nothing(lab, kind, port):
     packet = datagram(1, 800)
     flow = endpoint.flow(packet)
     flow.renew(address=BALANCER[0], port=port)
-    quoted = packets.udp(APPLIANCE, BALANCER[0], port, geneve.PORT, flow.envelope.header + packet)[:100]
-    error = packets.icmp(BALANCER[0], APPLIANCE, *ICMP_ERRORS[kind], bytes(4), quoted)
-    with lab.outside.entered():
-        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-    with raw:
-        for _ in range(200):
-            raw.sendto(error, (APPLIANCE, 0))
-            send_all(lab, endpoint, [packet] * 3)
-    assert all_return(lab, 5), (lab.balancer.awaited, drops(daemon))
+    error = icmp_error(flow, packet, *ICMP_ERRORS[kind])
+    for _ in range(200):
+        lab.forge(error)
+        send_all(lab, endpoint, [packet] * 3)
+    assert all_return(lab), (lab.balancer.awaited, drops(daemon))
     assert drops(daemon) == {}
 
 

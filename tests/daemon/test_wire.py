@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-import gwlb
 import packets
+from expectations import AsLongAsIpSays
 from lab import CLIENT, ENI, SERVER
 from superpackets import random_stream
 from test_transmit import all_return, send_all, stopped
@@ -33,22 +33,6 @@ def one_of_each_kind(rng):
     return streams.values()
 
 
-class AsLongAsIpSays(gwlb.Identical):
-    """What follows a packet in its datagram is no part of it: some of these packets lie about their length."""
-
-    def fingerprint(self, packet):
-        at, header = (2, 0) if packet[0] >> 4 == 4 else (4, 40)
-        return packet[:header + int.from_bytes(packet[at:at + 2], "big")]
-
-
-def by_flow(received):
-    """What order means anything for."""
-    flows = {}
-    for packet in received:
-        flows.setdefault(packets.flow_key(packet), []).append(packet)
-    return flows
-
-
 def run(lab, eni, offload):
     """What comes back of random streams that the daemon finds waiting, some at a time; and how many went in one write."""
     rng = random.Random(11)
@@ -71,7 +55,7 @@ def run(lab, eni, offload):
         assert lab.wait(done), daemon.health()
     totals = daemon.health()["totals"]
     assert daemon.stop() == 0
-    return by_flow(endpoint.received), totals["pktsToLinux"] / totals["framesToLinux"]
+    return packets.by_flow(endpoint.received), totals["pktsToLinux"] / totals["framesToLinux"]
 
 
 def test_what_goes_out_with_offloads_is_what_goes_out_without(lab):

@@ -13,6 +13,7 @@ from lab import ENI
 from workbench import PACKET, Bench, drops, encapsulated, unix_sockets
 
 GWO = 1
+ONE_FLOW = [0, 1, 0, 0, 0, 0]  # UDP in IPv4
 
 
 @pytest.fixture
@@ -20,6 +21,10 @@ def bench(request):
     made = Bench(**getattr(request, "param", {}))
     yield made
     made.close()
+
+
+def sizes(bench):
+    return [flows.size for flows in bench.endpoints[ENI].flows()]
 
 
 @pytest.mark.parametrize("bench", [{"endpoints": 1200}], indirect=True)
@@ -44,7 +49,21 @@ def test_packets_of_an_endpoint_that_is_not_made_are_announced_dropped_and_count
         bench.send(encapsulated(eni))
     assert drops(bench.receive()) == {"endpoint_refused": 3}
     assert bench.handler.listen(0) == [ENI + 1, ENI + 1, ENI + 2]
-    assert bench.endpoints[ENI].flows(4) == 1 and bench.endpoints[ENI].ring_bytes() >= 2 * len(PACKET)
+    assert sizes(bench) == ONE_FLOW and bench.endpoints[ENI].ring_bytes() >= 2 * len(PACKET)
+
+
+def test_packets_that_are_shed_are_counted_for_their_endpoint_and_go_no_further(bench):
+    for eni in ENI, ENI + 1:
+        bench.add(eni)
+    shed, kept = bench.endpoints[ENI], bench.endpoints[ENI + 1]
+    shed.shed(0, True)
+    bench.send_together([encapsulated(ENI)] * 5 + [encapsulated(ENI + 1)] * 3)
+    assert drops(bench.receive()) == {"overload": 5}
+    assert (shed.arrived(0), shed.flow_drops(), shed.ring_drops(), shed.ring_bytes()) == (5, 5, 0, 0)
+    assert (kept.arrived(0), kept.flow_drops()) == (3, 0) and kept.ring_bytes() >= len(PACKET)
+    shed.shed(0, False)
+    bench.send(encapsulated(ENI))
+    assert drops(bench.receive()) == {"overload": 5} and shed.arrived(0) == 6 and shed.ring_bytes() >= len(PACKET)
 
 
 @pytest.mark.parametrize("bench", [{"endpoints": 1024}], indirect=True)
@@ -66,8 +85,9 @@ def test_a_datagram_larger_than_the_buffer_is_dropped_and_counted(bench):
     bench.add(ENI)
     for payload in encapsulated(ENI) + bytes(70000), encapsulated(ENI):
         bench.send(payload)
-    assert drops(bench.receive()) == {"datagram_truncated": 1}
-    assert bench.endpoints[ENI].flows(4) == 1
+    counters = bench.receive()
+    assert drops(counters) == {"datagram_truncated": 1} and counters["packets_in"] == 2
+    assert sizes(bench) == ONE_FLOW
 
 
 TCP = packets.tcp("10.0.0.1", "10.0.0.2", 1, 2, b"x" * 3000)

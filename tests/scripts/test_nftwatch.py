@@ -8,20 +8,13 @@ import gwlb
 import netns
 import packets
 from gwlbtun import nftwatch
+from gwlbtun.identity import Identity
 from lab import CLIENT, ENI, SERVER
-from logbook import Logbook
 from scripts import FIRST, SCRIPTS, SECOND, start
 
 NAME = gwlb.base60(ENI)
 TABLE = f"gwlbtun-{NAME}"
-UP = [(f"gwi-{NAME}", f"gwo-{NAME}", ENI)]
-
-
-@pytest.fixture
-def book(tmp_path):
-    logbook = Logbook(tmp_path)
-    yield logbook
-    logbook.close()
+UP = [Identity(ENI)]
 
 
 @pytest.fixture
@@ -89,21 +82,45 @@ def test_tables_of_others_are_not_told(namespace, watch, clock, book, table):
     assert said(watch, clock, book) == []
 
 
-def test_a_lost_table_is_noticed_when_the_kernel_had_more_to_tell_than_there_was_room(namespace, watch, clock, book):
+def overrun(namespace, watch):
+    """From now on the kernel has no room for reports, until those that wait have been heard."""
+    watch._source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    for _ in range(3):
+        namespace.run("nft", "".join(f"add table inet t{number}; add chain inet t{number} c;" for number in range(200)))
+        namespace.run("nft", "".join(f"delete table inet t{number};" for number in range(200)))
+
+
+@pytest.mark.parametrize("before", ["heard", "waiting", "waiting as made anew"])
+def test_a_table_is_gone_that_the_kernel_had_no_room_to_report(namespace, watch, clock, book, before):
+    namespace.run("nft", f"add table inet {TABLE}")
+    if before != "waiting":
+        watch.hear()
+    if before == "waiting as made anew":
+        namespace.run("nft", f"delete table inet {TABLE}; add table inet {TABLE}")
+    overrun(namespace, watch)
+    namespace.run("nft", f"delete table inet {TABLE}")
+    lines = said(watch, clock, book)
+    assert len(lines) == 1 and TABLE in lines[0] and watch.missing == {TABLE}
+
+
+def test_a_table_is_back_that_the_kernel_had_no_room_to_report(namespace, watch, clock):
+    namespace.run("nft", f"add table inet {TABLE}")
+    namespace.run("nft", f"delete table inet {TABLE}")
+    watch.hear()
+    clock.now += nftwatch.GRACE_S
+    watch.look(lambda: UP)
+    assert watch.missing == {TABLE}
+    overrun(namespace, watch)
     namespace.run("nft", f"add table inet {TABLE}")
     watch.hear()
-    watch._source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-    rules = "".join(f"add table inet t{number}\nadd chain inet t{number} c\n" for number in range(200))
-    for _ in range(3):
-        namespace.run("sh", "-c", f"printf '%s' '{rules}' | nft -f -; nft flush ruleset")
-    lines = said(watch, clock, book)
-    assert len(lines) == 1 and TABLE in lines[0]
+    watch.look(lambda: UP)
+    assert watch.missing == set()
 
 
 def test_a_table_that_outlasts_an_overrun_is_not_told(namespace, watch, clock, book):
     namespace.run("nft", f"add table inet {TABLE}")
     watch.hear()
-    watch._gone.update((name, clock.now) for name in watch._there)
+    overrun(namespace, watch)
     assert said(watch, clock, book) == [] and watch._there == {TABLE}
 
 

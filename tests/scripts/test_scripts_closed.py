@@ -233,6 +233,10 @@ def test_a_script_that_fails_leaves_the_endpoint_closed(instance, ports, script,
 
 def test_the_hosts_rule_for_the_local_table_is_always_there(instance):
     """It is moved behind the endpoints' rules; the host must not be out of reach meanwhile."""
+    # The first rule that anyone adds in a network namespace makes Linux split its tables local and main (fib_unmerge). For
+    # some microseconds main then lacks the local addresses, and nothing looks at local yet: that is not for a hook to mend.
+    instance.namespace.ip("rule", "add", "pref", "1", "lookup", "local")
+    instance.namespace.ip("rule", "del", "pref", "1", "lookup", "local")
     stub = instance.endpoint()
     script = 'for i in 1 2 3 4 5; do "$0" CREATE "$@"; "$0" DESTROY "$@"; done'
     process = instance.namespace.start("sh", "-euc", script, SCRIPTS / "create-route.sh", stub.gwi, stub.gwo,
@@ -243,17 +247,14 @@ def test_the_hosts_rule_for_the_local_table_is_always_there(instance):
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with listener, sender:
         listener.bind((HOST[0], 7000))
-        listener.settimeout(0.2)
-        count = lost = 0
+        listener.settimeout(5)
+        count = 0
         while process.poll() is None:
             sender.sendto(b"%d" % count, (HOST[0], 7000))
-            try:
-                assert listener.recv(100) == b"%d" % count
-            except socket.timeout:  # one that the kernel judges just as the rules change
-                lost += 1
+            assert listener.recv(100) == b"%d" % count
             count += 1
     assert process.stdout.read() == b"" and process.returncode == 0
-    assert count > 100 and lost <= 10  # one for each change at most: five CREATEs, five DESTROYs
+    assert count > 100
     rules = instance.namespace.ip("rule")
     assert re.match(r"0:\s+from all lookup local\s*\n32766:", rules), rules
 

@@ -60,7 +60,7 @@ def test_local_service_over_udp(lab):
             with namespace.entered():
                 made = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             made.bind((address, port))
-            made.settimeout(10)
+            made.settimeout(60)
             return made
 
         service = udp(lab.appliance, "", 53)

@@ -11,7 +11,8 @@ HEALTH = (ROOT / "docs" / "HEALTH.md").read_text()
 def rows(text):
     """The cells of each row of all its tables, without the heads."""
     lines = re.findall(r"^\|(.*)\|$", text, re.MULTILINE)
-    return [[cell.strip() for cell in line.split("|")] for line in lines if not re.match(r" (?:key|option|---) ", line)]
+    return [[cell.strip() for cell in line.split("|")] for line in lines
+            if not re.match(r" (?:key|option|for|ask|metric|label|---) ", line)]
 
 
 def coded(text):

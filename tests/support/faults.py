@@ -4,7 +4,6 @@ from typing import Iterable, List, Optional
 
 import packets
 from flows import Envelope, Flow
-from gwlbtun import geneve
 
 OUTER_TTL = 64
 
@@ -64,11 +63,3 @@ def latest_index(envelopes: List[Envelope], envelope: Envelope) -> Optional[int]
         return len(envelopes) - 1
     found = [index for index, known in enumerate(envelopes) if known == envelope]
     return found[-1] if found else None
-
-
-def describe(payload: bytes) -> str:
-    try:
-        text = str(geneve.parse_header(payload))
-    except geneve.GeneveError as error:
-        text = str(error)
-    return f"{text}: {len(payload)} bytes {payload[:128].hex()}"

@@ -6,7 +6,9 @@ import resource
 
 import pytest
 
+import lab as laboratory
 import netns
+from faulty import hasty
 from lab import Lab
 from scripts import Instance
 
@@ -21,17 +23,38 @@ def root():
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # as the daemon does
 
 
+@contextlib.contextmanager
+def laboratory_in(directory):
+    """A laboratory; at the end no packet may have come back wrong, and every daemon must stop cleanly."""
+    made = Lab(directory)
+    try:
+        yield made
+        statuses = [daemon.stop() for daemon in made.daemons]
+        assert made.balancer.violations == []
+        assert statuses == [0] * len(statuses), "".join(d.log() + d.errors() for d in made.daemons)
+    finally:
+        made.close()
+
+
 @pytest.fixture
 def lab(tmp_path):
-    """A laboratory; at the end no packet may have come back wrong, and every daemon must stop cleanly."""
-    laboratory = Lab(tmp_path)
-    try:
-        yield laboratory
-        statuses = [daemon.stop() for daemon in laboratory.daemons]
-        assert laboratory.balancer.violations == []
-        assert statuses == [0] * len(statuses), "".join(d.log() + d.errors() for d in laboratory.daemons)
-    finally:
-        laboratory.close()
+    with laboratory_in(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def impatient(tmp_path, monkeypatch):
+    """Has daemons try again and tell sooner, so that tests need less time."""
+    monkeypatch.setattr(laboratory, "PROGRAM", hasty(tmp_path))
+
+
+@pytest.fixture
+def started_by(monkeypatch):
+    """Has daemons started by a command."""
+    def start_by(*command):
+        plain = laboratory.command_line
+        monkeypatch.setattr(laboratory, "command_line", lambda *arguments: [*command, *plain(*arguments)])
+    return start_by
 
 
 @pytest.fixture

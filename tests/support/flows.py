@@ -1,40 +1,25 @@
 # SPDX-License-Identifier: MIT-0
-"""Endpoints as the load balancer knows them: their flows, and the envelopes that these travel under."""
-from typing import TYPE_CHECKING, Deque, Dict, Iterable, List, NamedTuple, Optional, Tuple
+"""Endpoints and flows of the tests' load balancer: what is awaited of them, and envelopes that change."""
+from typing import TYPE_CHECKING, Deque, Dict, Iterable, List, Optional, Tuple
 
-import packets
 from expectations import Identical
 from gwlbtun import geneve
-from host import Host
+from gwlbtun.demo import flows
+from gwlbtun.demo.flows import Envelope
 
 if TYPE_CHECKING:
     from gwlb import Balancer
 
 
-class Envelope(NamedTuple):
-    """What a flow's packets travel under: Geneve header, the balancer's address, and the outer source port."""
-
-    header: bytes
-    address: str
-    port: int
-
-
-class Flow:
+class Flow(flows.Flow):
     """An inner flow and its envelopes, of which the newest is last."""
 
     def __init__(self, endpoint: "Endpoint", key: tuple, envelope: Envelope):
-        self.endpoint = endpoint
-        self.key = key
+        super().__init__(endpoint, key, envelope)
         self.envelopes = [envelope]
-        self.sent = 0
-        self.returned = 0
         self.newest_returned = 0  # the newest envelope that has come back: index in envelopes
         # By the fingerprint of a packet: the packets sent, each with the index of its envelope.
         self.awaited: Dict[bytes, Deque[Tuple[int, bytes]]] = {}
-
-    @property
-    def envelope(self) -> Envelope:
-        return self.envelopes[-1]
 
     @property
     def cookie(self) -> int:
@@ -46,25 +31,15 @@ class Flow:
         self.endpoint.balancer.renew(self, cookie, port, address, extra_options)
 
 
-class Endpoint:
+class Endpoint(flows.Endpoint):
     """A GWLB endpoint: its hosts, its flows, and what is expected of packets that return."""
 
     def __init__(self, balancer: "Balancer", eni: int, expectation: Identical,
                  extra_options: Iterable[geneve.Option] = ()):
-        self.balancer = balancer
-        self.eni = eni
-        self.attachment = eni ^ 0x5555_5555_5555_5555
+        super().__init__(balancer, eni)
         self.expectation = expectation
         self.extra_options = tuple(extra_options)
-        self.hosts: Dict[bytes, Host] = {}
-        self.flows: Dict[tuple, Flow] = {}
-        self.datagrams: Dict[tuple, Flow] = {}  # of fragments: packets.fragment_key
         self.received: List[bytes] = []  # what returned and is for none of the hosts
-
-    @property
-    def id(self) -> str:
-        """The ENI ID as hooks and health show it."""
-        return f"{self.eni:017x}"
 
     @property
     def gwi(self) -> str:
@@ -74,10 +49,14 @@ class Endpoint:
     def gwo(self) -> str:
         return "gwo-" + base60(self.eni)
 
-    def attach(self, host: Host) -> None:
-        for address in host.addresses:
-            self.hosts[packets.address(address)] = host
-        self.balancer.watch(host, self)
+    def header(self, cookie: int, version: int) -> bytes:
+        return geneve.gwlb_header(self.eni, self.attachment, cookie, geneve.PROTOCOLS[version], self.extra_options).pack()
+
+    def new_flow(self, key: tuple, envelope: Envelope) -> Flow:
+        return Flow(self, key, envelope)
+
+    def keep(self, packet: bytes) -> None:
+        self.received.append(packet)
 
     def send(self, packet: bytes) -> None:
         """Sends an inner packet to the appliance, as if a host had sent it."""

@@ -11,21 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import gwlb
 import netns
 from gwlbtun import geneve
 
-PROGRAM = Path(os.environ.get("GWLBTUN_PROGRAM", Path(__file__).resolve().parents[2] / "gwlbtun.py"))
-
-# `make sanitize` has the daemon loaded with a sanitizer's run-time library, which hooks had better do without.
-SANITIZER = os.environ.get("GWLBTUN_SANITIZER")
-WITHOUT_PRELOAD = """
-import os, runpy, sys
-del os.environ["LD_PRELOAD"], sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+PROGRAM = Path(__file__).resolve().parents[2] / "gwlbtun.py"
+SANITIZED = "GWLBTUN_SANITIZED" in os.environ  # `make sanitize`
+KERNEL_PATH = os.environ.get("KERNEL_PATH", "off")  # of tests that are not about it: it makes each start and stop slower
 
 BALANCER = "192.0.2.1", "192.0.2.2"
 APPLIANCE = "192.0.2.10"
@@ -54,8 +48,7 @@ ip -6 route add 2001:db8::/33 dev "$3"
 
 def command_line(*arguments) -> list:
     """The command that runs gwlbtun."""
-    python = ["env", f"LD_PRELOAD={SANITIZER}", sys.executable, "-c", WITHOUT_PRELOAD] if SANITIZER else [sys.executable]
-    return [*python, PROGRAM, *arguments]
+    return [sys.executable, PROGRAM, *arguments]
 
 
 class Pair(NamedTuple):
@@ -69,12 +62,17 @@ class Pair(NamedTuple):
 class Daemon:
     """gwlbtun, as a process in the appliance's namespace. Its output is in log()."""
 
-    def __init__(self, namespace: netns.Namespace, directory: Path, arguments: Iterable):
+    sanitized = SANITIZED
+
+    def __init__(self, namespace: netns.Namespace, directory: Path, arguments: Iterable, command: Optional[list] = None):
+        """command: what runs gwlbtun, by default its interpreter."""
         self.namespace = namespace
         self._output = directory / "gwlbtun.log"
         self._errors = directory / "gwlbtun.err"
+        self.control = directory / "control.sock"  # not where a daemon of the host has its own
         with open(self._output, "ab") as output, open(self._errors, "ab") as errors:
-            self.process = namespace.start(*command_line("-p", HEALTH_PORT, *arguments), stdout=output, stderr=errors)
+            self.process = namespace.start(*(command or command_line()), "-p", HEALTH_PORT, "--control", self.control,
+                                           *arguments, stdout=output, stderr=errors)
 
     @property
     def pid(self) -> int:
@@ -86,7 +84,7 @@ class Daemon:
     def errors(self) -> str:
         return self._errors.read_text()
 
-    def wait_ready(self, timeout: float = 15) -> "Daemon":
+    def wait_ready(self, timeout: float = 60) -> "Daemon":
         """Returns when UDP port 6081 and the health port are open."""
         end = time.monotonic() + timeout
         while not (self._listens("udp", geneve.PORT) and self._listens("tcp", HEALTH_PORT)):
@@ -103,15 +101,23 @@ class Daemon:
                 tables.append(Path(f"/proc/{self.pid}/net/{protocol}{suffix}").read_text())
         return re.search(rf":{port:04X} 0+:0000 ", "".join(tables)) is not None
 
-    def get(self, path: str = "/", host: str = "127.0.0.1", method: str = "GET"):
+    def get(self, path: str = "/", host: str = "127.0.0.1", method: str = "GET", accept: Optional[str] = None):
         """The answer of the health port: status, headers and body."""
         with self.namespace.entered():
-            connection = http.client.HTTPConnection(host, HEALTH_PORT, timeout=10)
+            connection = http.client.HTTPConnection(host, HEALTH_PORT, timeout=60)
             connection.connect()
         with contextlib.closing(connection):
-            connection.request(method, path)
+            connection.request(method, path, headers={} if accept is None else {"Accept": accept})
             answer = connection.getresponse()
             return answer.status, answer.headers, answer.read()
+
+    def connect(self, timeout: float = 60) -> socket.socket:
+        """A client of the health port that has asked nothing yet."""
+        with self.namespace.entered():
+            client = socket.socket()
+        client.settimeout(timeout)
+        client.connect(("127.0.0.1", HEALTH_PORT))
+        return client
 
     def health(self) -> dict:
         """The health JSON; the daemon must have been started with -j."""
@@ -131,6 +137,24 @@ class Daemon:
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 found[int(task.name)] = (task / "comm").read_text().rstrip("\n")
+        return found
+
+    def memory(self) -> int:
+        """Its resident memory, in bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE).group(1)) << 10
+
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def udp_sockets(self) -> List[Tuple[Tuple[str, int], Tuple[str, int]]]:
+        """The ends of each IPv4 UDP socket in its namespace, as addresses and ports: its own and its peer's."""
+        found = []
+        for line in Path(f"/proc/{self.pid}/net/udp").read_text().splitlines()[1:]:
+            ends = [end.split(":") for end in line.split()[1:3]]
+            own, peer = ((socket.inet_ntoa(bytes.fromhex(address)[::-1]), int(port, 16)) for address, port in ends)
+            found.append((own, peer))
         return found
 
     def stop(self, timeout: float = 60) -> int:
@@ -181,13 +205,15 @@ class Lab:
         path.chmod(0o755)
         return path
 
-    def start(self, *arguments, hook: Optional[str] = PASSTHROUGH, json_health: bool = True) -> Daemon:
-        """A daemon that is ready; hook is the text of a script for CREATE and DESTROY."""
+    def start(self, *arguments, hook: Optional[str] = PASSTHROUGH, json_health: bool = True,
+              command: Optional[list] = None, kernel_path: Optional[str] = KERNEL_PATH) -> Daemon:
+        """A daemon that is ready; hook is the text of a script for CREATE and DESTROY; kernel_path None: as by default."""
         hooks = []
         if hook:
             path = self.hook(hook)
             hooks = ["-c", path, "-r", path]
-        daemon = Daemon(self.appliance, self.directory, [*["-j"] * json_health, *hooks, *arguments])
+        chosen = [] if kernel_path is None else ["--kernel-path", kernel_path]
+        daemon = Daemon(self.appliance, self.directory, [*["-j"] * json_health, *hooks, *chosen, *arguments], command)
         self.daemons.append(daemon)
         return daemon.wait_ready()
 
@@ -199,7 +225,27 @@ class Lab:
             protocol = protocol or (geneve.PROTOCOL_IPV4 if packet[0] >> 4 == 4 else geneve.PROTOCOL_IPV6)
             raw.sendto(packet, (device, protocol))
 
-    def wait(self, condition: Callable[[], bool], timeout: float = 15) -> bool:
+    def forge(self, packet: bytes) -> None:
+        """Somebody outside sends the appliance an IPv4 packet, just as it is."""
+        with self.outside.entered():
+            raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        with raw:
+            raw.sendto(packet, (APPLIANCE, 0))
+
+    def carries(self, endpoint: gwlb.Endpoint, packet: bytes) -> bool:
+        """Whether a packet, or one sent before it, returns."""
+        before = len(endpoint.received)
+        endpoint.send(packet)
+        return self.wait(lambda: len(endpoint.received) > before)
+
+    def carries_all(self, endpoint: gwlb.Endpoint, sent: List[bytes]) -> bool:
+        """Whether as many return as are sent."""
+        due = len(endpoint.received) + len(sent)
+        for packet in sent:
+            endpoint.send(packet)
+        return self.wait(lambda: len(endpoint.received) == due)
+
+    def wait(self, condition: Callable[[], bool], timeout: float = 60) -> bool:
         return self.balancer.wait(condition, timeout)
 
     def route(self) -> None:

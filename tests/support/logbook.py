@@ -30,7 +30,7 @@ class Logbook:
         """What the lines say, without their heads; fails on a line that has none."""
         return [LINE.fullmatch(line)["text"] for line in self.lines()]
 
-    def wait_for(self, part: str, timeout: float = 10) -> str:
+    def wait_for(self, part: str, timeout: float = 60) -> str:
         """The first line with that part."""
         end = time.monotonic() + timeout
         while True:

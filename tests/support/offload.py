@@ -199,14 +199,3 @@ def load() -> Offload:
 @pytest.fixture(name="offload", scope="module")
 def offload_fixture() -> Offload:
     return load()
-
-
-def fuzz(directory: Path, name: str, rounds: int) -> int:
-    """Runs a program of native/ under sanitizers; what it has counted."""
-    program = directory / name
-    compile_rooms(program, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
-                  TESTS / "native" / f"{name}.c")
-    done = subprocess.run([program, str(rounds), "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          universal_newlines=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)

@@ -249,8 +249,8 @@ def ping(host: gwlb.Host, address: str) -> None:
     host.namespace.run("ping", "-c2", "-i0.02", "-W5", address)
 
 
-def start(lab, script: str):
-    return lab.start("-c", SCRIPTS / script, "-r", SCRIPTS / script, hook=None)
+def start(lab, script: str, *arguments):
+    return lab.start("-c", SCRIPTS / script, "-r", SCRIPTS / script, *arguments, hook=None)
 
 
 @contextlib.contextmanager

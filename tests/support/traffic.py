@@ -2,6 +2,9 @@
 """Programs that play the load balancer beside the tests' own, each a process so that neither disturbs the other's pace.
 
     traffic.py pulse ENI SECONDS ADDRESS APPLIANCE    a thousand packets a second, each held against what returns
+    traffic.py drown ENI SECONDS ADDRESS APPLIANCE    packets of one endpoint, far more than anybody can carry
+    traffic.py throb ENI SECONDS ADDRESS APPLIANCE    the same, one second of every two
+    traffic.py swarm ENI SECONDS ADDRESS APPLIANCE    as many packets, each of an invented ENI ID
     traffic.py flood COUNT RATE ADDRESS APPLIANCE     packets of as many invented ENI IDs (RATE 0: as fast as they go)
 """
 import json
@@ -19,6 +22,8 @@ import packets  # noqa: E402
 from gwlbtun import geneve  # noqa: E402
 
 PULSE_S = 0.001
+UDP_SEGMENT, DROWN_FLOWS = 103, 60
+SO_RCVBUFFORCE = 33
 LAST_S = 2.0  # for the last packets to return
 
 
@@ -29,6 +34,7 @@ def pulse(eni: int, seconds: float, address: str, appliance: str) -> dict:
     sender.bind((address, 45000))
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the tests' balancer has all other addresses
+    receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)  # what has waited together comes together
     receiver.bind((address, geneve.PORT))
     away, sent, wrong, worst = {}, 0, 0, 0.0
     begin = time.monotonic()
@@ -51,6 +57,48 @@ def pulse(eni: int, seconds: float, address: str, appliance: str) -> dict:
                 worst = max(worst, time.monotonic() - left)
 
 
+def drown(eni: int, seconds: float, address: str, appliance: str, pauses: bool = False) -> dict:
+    """How many packets were sent: many by each call, so that to send them costs little of a core."""
+    header = geneve.gwlb_header(eni, 1, 3, geneve.PROTOCOL_IPV4).pack()
+    flows = [header + packets.udp("10.0.3.2", "10.0.4.2", port, 2, bytes(32)) for port in range(DROWN_FLOWS)]
+    sender = segmenting_sender(address, len(flows[0]))
+    sent, begin = 0, time.monotonic()
+    while time.monotonic() < begin + seconds:
+        if pauses and (time.monotonic() - begin) % 2 > 1:
+            time.sleep(0.01)
+            continue
+        sender.sendto(b"".join(flows), (appliance, geneve.PORT))
+        sent += len(flows)
+    return {"sent": sent}
+
+
+def throb(eni: int, seconds: float, address: str, appliance: str) -> dict:
+    return drown(eni, seconds, address, appliance, pauses=True)
+
+
+def swarm(eni: int, seconds: float, address: str, appliance: str) -> dict:
+    """How many packets were sent. The ENI ID is but a seed."""
+    draw = random.Random(eni)
+    header = geneve.gwlb_header(eni, 1, 3, geneve.PROTOCOL_IPV4).pack()
+    rest = header[20:] + packets.udp("10.0.3.2", "10.0.4.2", 1, 2, bytes(32))
+    sender = segmenting_sender(address, 20 + len(rest))
+    sent, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        enis = draw.getrandbits(64 * DROWN_FLOWS).to_bytes(8 * DROWN_FLOWS, "big")
+        sender.sendto(b"".join(header[:12] + enis[at:at + 8] + rest for at in range(0, len(enis), 8)),
+                      (appliance, geneve.PORT))
+        sent += DROWN_FLOWS
+    return {"sent": sent}
+
+
+def segmenting_sender(address: str, size: int) -> socket.socket:
+    """The kernel cuts what it sends into datagrams of that size."""
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.bind((address, 45002))
+    sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
+    return sender
+
+
 def flood(count: int, rate: int, address: str, appliance: str) -> dict:
     """Packets of different ENI IDs, at an even pace."""
     draw = random.Random(count)
@@ -70,4 +118,5 @@ def flood(count: int, rate: int, address: str, appliance: str) -> dict:
 
 if __name__ == "__main__":
     program, first, second, *addresses = sys.argv[1:]
-    print(json.dumps({"pulse": pulse, "flood": flood}[program](int(first), float(second), *addresses)))
+    programs = {"pulse": pulse, "drown": drown, "throb": throb, "swarm": swarm, "flood": flood}
+    print(json.dumps(programs[program](int(first), float(second), *addresses)))

@@ -51,13 +51,19 @@ class Bench:
     """A handler with one receiver, and a socket that sends to it. No endpoint is made but those that were added."""
 
     def __init__(self, **limits):
-        self.handler = fastpath.Handler(fastpath.Shim(), 1, 1, limits.get("endpoints", 16), limits.get("flows", 4096), 350,
+        self.handler = fastpath.Handler(limits.get("shim") or fastpath.Shim(), 1, 1, limits.get("endpoints", 16),
+                                        limits.get("flows", 4096), 350, 120,
                                         fastpath.OFFLOAD_MERGE_TCP | fastpath.OFFLOAD_MERGE_UDP)
         self.endpoints = {}
         self._in, self._out = limits.get("sockets", udp_sockets)()
 
     def add(self, eni: int) -> None:
         self.endpoints[eni] = self.handler.endpoint(eni)
+
+    @property
+    def socket(self) -> socket.socket:
+        """By which it receives."""
+        return self._in
 
     def send(self, payload: bytes) -> None:
         self._out.send(payload)

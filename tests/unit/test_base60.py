@@ -3,7 +3,7 @@
 import pytest
 
 import gwlb
-from gwlbtun import tun
+from gwlbtun import identity
 
 
 @pytest.mark.parametrize("number, text", [
@@ -11,7 +11,7 @@ from gwlbtun import tun
     (0, "0"), (59, "X"), (60, "10"),
 ])
 def test_base60(number, text):
-    assert tun.base60(number) == text
+    assert identity.base60(number) == text
 
 
 def test_base60_names_interfaces_as_they_are_known():

@@ -29,6 +29,9 @@ def hook(tmp_path):
     (["--timeout=-1"], ["-t/--timeout", "-1", "out of range"]),
     (["-i", "0"], ["-i/--idle", "out of range", "from 1 to 86400"]),
     (["--idle", "86401"], ["-i/--idle", "out of range"]),
+    (["--udp-idle", "0"], ["--udp-idle", "out of range", "from 1 to 86400"]),
+    (["--udp-idle", "86401"], ["--udp-idle", "out of range"]),
+    (["--udp-idle", "2m"], ["--udp-idle", "2m"]),
     (["--port=65536"], ["-p/--port", "from 1 to 65535"]),
     (["-p"], ["-p/--port", "expected one argument"]),
     (["--udpthreads", "0"], ["--udpthreads", "from 1 to 1024"]),
@@ -46,6 +49,8 @@ def hook(tmp_path):
     (["-c", "A=1"], ["-c/--cmdnew", "empty"]),
     (["--hook-jobs", "65"], ["--hook-jobs", "from 1 to 64"]),
     (["-c", "'"], ["-c/--cmdnew", "command line"]),
+    (["--control", "control.sock"], ["--control", "not an absolute path"]),
+    (["--control", "/" + "x" * 200], ["--control", "at most 99 bytes"]),
     (["--unknown"], ["unrecognized arguments: --unknown"]),
     (["stray"], ["unrecognized arguments: stray"]),
     (["-z"], ["unrecognized arguments: -z"]),
@@ -102,7 +107,8 @@ def test_the_program_of_a_hook_is_found_behind_its_variables(capsys, line, compl
 
 def test_defaults():
     assert cli.parse([]) == Settings()
-    assert (Settings().flow_idle_s, Settings().endpoint_idle_s, Settings().health_port) == (350, 0, None)
+    assert (Settings().flow_idle_s, Settings().udp_idle_s, Settings().endpoint_idle_s, Settings().health_port) \
+        == (350, 120, 0, None)
 
 
 def test_the_remaining_options():
@@ -117,10 +123,11 @@ def test_the_remaining_options():
 @pytest.mark.parametrize("flag", [option for field in dataclasses.fields(Settings) for option in field.metadata["flags"]
                                   if field.metadata["metavar"]])
 def test_an_empty_variable_of_a_unit_file_means_the_default(capsys, flag):
-    assert cli.parse([flag, ""]) == Settings()
-    assert cli.parse([flag, " "]) == Settings()
+    without = Settings(control="") if flag == "--control" else Settings()  # whose default is to have one
+    assert cli.parse([flag, ""]) == without
+    assert cli.parse([flag, " "]) == without
     first, second = capsys.readouterr().err.splitlines()
-    assert first == second and re.fullmatch(rf"gwlbtun: (-\w/)?{flag}(/--\w+)? is empty: [a-z ]+", first)
+    assert first == second and re.fullmatch(rf"gwlbtun: (-\w/)?{flag}(/--[\w-]+)? is empty: [a-z ]+", first)
 
 
 def test_port_0_is_no_health_port(capsys):
@@ -161,3 +168,12 @@ def test_a_python_too_old_is_told_so(monkeypatch):
 def test_an_error_with_nowhere_to_tell_it_has_its_status(closed):
     command = f'"{sys.executable}" "{PROGRAM}" -t x {closed}'
     assert subprocess.run(command, shell=True, timeout=60, check=False).returncode == 2
+
+
+def test_an_empty_variable_is_no_matter_where_a_later_option_has_a_value(capsys, hook):
+    """As in the unit, where $OPTIONS follows the variables."""
+    settings = cli.parse(["-c", "", "-r", "", "-p", "", "-c", hook, "-p", "8080"])
+    assert (settings.create_hook, settings.destroy_hook, settings.health_port) == (hook, None, Address("", 8080))
+    assert capsys.readouterr().err == "gwlbtun: -r/--cmddel is empty: there is no destroy hook\n"
+    assert cli.parse(["-p", "8080", "-p", ""]).health_port is None
+    assert capsys.readouterr().err == "gwlbtun: -p/--port is empty: there is no health port\n"

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: MIT-0
 """The log: its lines, its order, what it keeps from whom, and that it never holds anyone up."""
+import datetime
+import json
 import os
+import resource
+import signal
 import threading
 import time
 
@@ -36,6 +40,31 @@ def test_a_line_in_full():
     entry = Entry(int(at) * 10**9 + 49_999_999, "gwlbtun U000", CORE, Level.IMPORTANT, "New interface gwi-887epl1g9A.")
     assert format_entry(entry) == ("2026-11-23 04:10:49.049: gwlbtun U000(core,important) : "
                                    "New interface gwi-887epl1g9A.\n")
+
+
+def test_an_object_in_full():
+    at = time.mktime((2026, 11, 23, 4, 10, 49, 0, 0, -1))
+    entry = Entry(int(at) * 10**9 + 49_999_999, "gwlbtun U000", CORE, Level.IMPORTANT, "One\n\ttwo \"\u2028\udcff\x1b.")
+    line = logs.format_object(entry)
+    assert line.endswith("}\n") and line.isascii() and len(line.splitlines()) == 1
+    shown = json.loads(line)
+    when = datetime.datetime.fromisoformat(shown.pop("time"))
+    assert when.timestamp() == at + 0.049
+    assert shown == {"thread": "gwlbtun U000", "section": "core", "level": "important",
+                     "text": "One\n\ttwo \"\u2028\\udcff\x1b."}
+
+
+def test_lines_that_were_dropped_are_an_object_too(pipe):
+    reader, writer = pipe
+    log = Log(levels(), logs.format_object, writer, bound=1)
+    for number in range(3):
+        log.important(CORE, str(number))
+    log.start()
+    log.stop()
+    os.close(writer)
+    pipe[1] = None
+    with open(reader, closefd=False) as file:
+        assert [json.loads(line)["text"].split(" ")[0] for line in file] == ["0", "2"]  # the second says: 2 log lines
 
 
 @pytest.mark.parametrize("text, written", [
@@ -112,7 +141,7 @@ def test_trace_and_log_are_merged_by_time(tmp_path):
         log = Log(levels(), fd=out.fileno())
         log.info(CORE, "said after")
         log.start(trace)
-        assert traced.wait(10)
+        assert traced.wait(60)
         log.stop()
     texts = [line.partition(" : ")[2] for line in (tmp_path / "out").read_text().splitlines()]
     assert texts == ["packet 0", "packet 1", "packet 2", "said after"]
@@ -188,3 +217,40 @@ def test_a_non_blocking_descriptor_gets_every_byte(pipe):
     log.stop()
     assert [int(LINE.fullmatch(line)["text"].split()[0]) for line in got.decode().splitlines()] \
         == list(range(logs.BATCH_LINES))
+
+
+def test_what_a_full_disk_refuses_is_told_once_there_is_room_and_no_line_is_torn(tmp_path):
+    """The file may grow to so many bytes, as RLIMIT_FSIZE makes a disk full for one process."""
+    path = tmp_path / "log"
+    ready, room = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (250, most))
+            log = Log(levels(), fd=fd)
+            log.start()
+            for number in range(10):
+                log.info(CORE, f"{number} " + "x" * 50)
+            while log._refused is None or not log._queue.empty() or log._writing:
+                time.sleep(0.01)
+            os.write(ready[1], b".")
+            os.read(room[0], 1)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            log.stop(timeout=10)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.read(ready[0], 1)
+    assert path.stat().st_size == 250  # in the midst of a line
+    os.write(room[1], b".")
+    assert os.waitpid(child, 0)[1] == 0
+    for end in (*ready, *room):
+        os.close(end)
+    lines = path.read_text().splitlines()
+    whole = [LINE.fullmatch(line)["text"] for line in lines if LINE.fullmatch(line) and line.endswith("x" * 50)]
+    assert LINE.fullmatch(lines[-1])["text"] == \
+        f"{10 - len(whole)} log lines were dropped: they could not be written (File too large)."
+    assert 1 <= len(whole) < 5 and len(lines) == len(whole) + 2

@@ -6,14 +6,6 @@ import struct
 import pytest
 
 from gwlbtun import nftwatch
-from logbook import Logbook
-
-
-@pytest.fixture
-def book(tmp_path):
-    logbook = Logbook(tmp_path)
-    yield logbook
-    logbook.close()
 
 
 @pytest.mark.parametrize("data", [

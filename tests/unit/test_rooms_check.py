@@ -122,3 +122,12 @@ def test_every_fault_has_a_line(check):
     assert status == 1
     assert [line.partition(":")[0] for line in printed] == [
         "native/lone.c", "tests/unit/test_big.py", "native/lone.c", "bench/chart"]
+
+
+def test_a_file_that_the_map_does_not_name(check):
+    status, lines = check(**{"docs/ARCHITECTURE.md": "`native/ring.[ch]`, `flow.[ch]`, `tunnel.[ch]`, `gwlbtun/__init__.py`, "
+                                                     "`trace.py`, `daemon.py`, `gwlbtun/demo/`",
+                             "gwlbtun/demo/host.py": "", "gwlbtun/show.py": ""})
+    assert status == 1
+    assert lines == ["gwlbtun/geneve.py: is not in the table of rooms in docs/ARCHITECTURE.md",
+                     "gwlbtun/show.py: is not in the table of rooms in docs/ARCHITECTURE.md"]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """The settings: what each check takes and refuses, and what follows from them."""
+import dataclasses
 import os
 
 import pytest
@@ -134,3 +135,10 @@ def test_threads_by_core_win_over_their_number():
 def test_as_many_threads_as_cores_the_process_may_use():
     usable = len(os.sched_getaffinity(0))
     assert len(Settings().udp_places) == len(Settings().tunnel_places) == usable
+
+
+def test_a_drain_of_which_no_health_check_tells_is_worth_a_line():
+    drains = Settings(drain_s=30)
+    line, = drains.reconciled()[1]
+    assert line.startswith("--drain: without a health port")
+    assert dataclasses.replace(drains, health_port=checks.address("8080")).reconciled()[1] == []

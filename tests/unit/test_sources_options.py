@@ -3,7 +3,7 @@
 import pytest
 
 from command import run
-from gwlbtun import checks
+from gwlbtun import checks, identity
 from gwlbtun.sources import EVERYWHERE
 
 
@@ -37,5 +37,5 @@ def test_networks():
 
 
 def test_endpoint_ids():
-    assert checks.endpoint_ids("vpce-0123456789abcdef0,0123456789ABCDEF0,1,00000000000000001") \
+    assert identity.endpoint_ids("vpce-0123456789abcdef0,0123456789ABCDEF0,1,00000000000000001") \
         == (0x123456789ABCDEF0, 0x123456789ABCDEF0, 1, 1)

@@ -7,6 +7,8 @@ columns in, and each rule and reference stands on a line of its own. `.ci/run` h
 import re
 from pathlib import Path
 
+from gwlbtun import cli
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "example-scripts"
 HOOKS = {path.name for path in SCRIPTS.glob("create-*.sh")}
 TEXT = (SCRIPTS / "gwlbtun.yaml").read_text()
@@ -34,7 +36,7 @@ def test_template_refers_only_to_what_it_has():
     assert len(names) > 20
     assert {name for name in names if not name.startswith("AWS::")} <= set(RESOURCES) | set(PARAMETERS)
     conditions = set(re.findall(r"(?:!If \[|!Condition |  Condition: )(\w+)", TEXT))
-    assert conditions == set(CONDITIONS) == {"OneArm", "TwoArms"}
+    assert conditions == set(CONDITIONS) == {"OneArm", "TwoArms", "Told"}
 
 
 def test_template_offers_the_hooks_there_are():
@@ -56,17 +58,50 @@ def test_template_opens_no_ports_but_to_the_load_balancer():
     assert "Protocol: GENEVE\n" in RESOURCES["TargetGroup"]
 
 
+SCRIPT = RESOURCES["LaunchTemplate"].partition("UserData:")[2]
+
+
 def test_template_sets_up_an_instance():
-    script = RESOURCES["LaunchTemplate"].partition("UserData:")[2]
-    assert "--no-source-dest-check" in script
-    packages = re.search(r"dnf install -y (\w.*)", script)[1].split()
-    assert {"gcc", "make", "python3", "iproute", "iproute-tc", "nftables", "util-linux", "gawk"} <= set(packages)
-    assert "TasksMax=infinity\n" in script
+    assert "--no-source-dest-check" in SCRIPT
+    packages = re.search(r"dnf install -y (\w.*)", SCRIPT)[1].split()
+    assert {"python3", "iproute", "iproute-tc", "nftables", "util-linux", "gawk"} <= set(packages)
+    assert re.search(r"aws s3 cp .*s3://\$\{Bucket\}/\$\{Key\}\" - \| tar ", SCRIPT)
+    assert re.search(r"hook=/usr/local/share/gwlbtun/example-scripts/\$\{Hook\}\n", SCRIPT)
+
+
+def test_template_starts_gwlbtun_by_its_unit():
+    """The options in the environment file are gwlbtun's, and the unit reads that file."""
+    options = re.search(r"cat >/etc/gwlbtun.conf <<EOF\n\s+OPTIONS=(.*)\n", SCRIPT)[1]
+    settings = cli.parse(options.replace("$hook", "true").replace("${HealthPort}", "8080").replace("${TcpIdleTimeout}", "350")
+                         .replace("$subnets", "10.60.4.0/24,10.60.5.0/24").split())
+    assert (settings.create_hook, settings.flow_idle_s, len(settings.allow_from)) == ("true", 350, 2)
+    assert "systemctl enable --now gwlbtun\n" in SCRIPT
+
+
+def test_template_has_one_idle_time_for_the_load_balancer_and_gwlbtun():
+    assert "{Key: tcp.idle_timeout.seconds, Value: !Ref TcpIdleTimeout}" in RESOURCES["Listener"]
+    assert "-i ${TcpIdleTimeout}" in SCRIPT
+    limits = dict(re.findall(r"(\w+): ([0-9]+)", PARAMETERS["TcpIdleTimeout"]))
+    assert limits == {"Default": "350", "MinValue": "60", "MaxValue": "6000"}
+
+
+def test_an_instance_enters_service_when_it_is_healthy():
+    name = "${AWS::StackName}-gwlbtun"
+    group = RESOURCES["AutoScalingGroup"]
+    assert f'AutoScalingGroupName: !Sub "{name}"' in group
+    hook = re.search(r"LifecycleHookName: (\w+)", group)[1]
+    assert f"--auto-scaling-group-name {name} --lifecycle-hook-name {hook}" in SCRIPT
+    assert re.search(r"if curl -fs .*localhost:\$\{HealthPort\}/\"; then\n\s+enter_service CONTINUE\n", SCRIPT)
+    assert f"autoScalingGroupName/{name}" in RESOURCES["Role"]
 
 
 def test_template_takes_packets_from_the_load_balancer_alone():
     subnets = re.search(r"Subnets: \[(.*)\]", RESOURCES["LoadBalancer"])[1].replace("!Ref ", "").split(", ")
-    script = RESOURCES["LaunchTemplate"].partition("UserData:")[2]
-    assert re.search(r"GWLB_SUBNETS=(.*)\n", script)[1] == ",".join(f"${{{subnet}.CidrBlock}}" for subnet in subnets)
-    assert re.search(r"ExecStart=.* --allow-from \$GWLB_SUBNETS\n", script)
+    assert re.search(r"subnets=(.*)\n", SCRIPT)[1] == ",".join(f"${{{subnet}.CidrBlock}}" for subnet in subnets)
     assert not set(subnets) & set(re.findall(r"!Ref (\w+)", RESOURCES["AutoScalingGroup"]))
+
+
+def test_alarms_watch_metrics_that_are_sent():
+    sent = re.search(r'"metric_selectors": \["\^gwlbtun_\((.*?)\)\$"\]', SCRIPT)[1].split("|")
+    watched = re.findall(r"MetricName: gwlbtun_(\w+)", TEXT)
+    assert watched and set(watched) <= set(sent)

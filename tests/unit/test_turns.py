@@ -15,7 +15,7 @@ def waiting(line, stop=None):
     before = len(line._line)
     thread = threading.Thread(target=lambda: taken.append(line.take(stop)), daemon=True)
     thread.start()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while len(line._line) == before and not taken:
         assert time.monotonic() < end
     return thread, taken

@@ -11,17 +11,10 @@ from gwlbtun import watch
 from gwlbtun.logs import Level
 from gwlbtun.watch import DropWatch
 from gwlbtun.worker import Worker
-from logbook import LINE, Logbook
+from logbook import LINE
 
 TEXTS = {"drop_ring_full": "the queue is full", "drop_no_eni": "there is no ENI ID", "drop_no_flow": "it has no flow",
-         "drop_not_ip": "it is no IP"}
-
-
-@pytest.fixture
-def book(tmp_path):
-    logbook = Logbook(tmp_path)
-    yield logbook
-    logbook.close()
+         "drop_no_return": "nothing goes back", "drop_not_ip": "it is no IP"}
 
 
 @pytest.fixture
@@ -49,6 +42,23 @@ def test_drops_are_summed_up_in_one_line_per_interval(book, clock):
     assert said(book, Level.IMPORTANT) == [
         f"Packets dropped: {2 * seconds} because the queue is full; {seconds} because there is no ENI ID."
         for seconds in (1, 10, 10)]
+
+
+def test_the_end_of_a_fault_is_told_once(book, clock):
+    drops = DropWatch(TEXTS, book.log)
+    totals = collections.Counter()
+    for second in range(60):
+        if second < 5 or second == 40:
+            totals.update(drop_ring_full=1)
+        totals.update(drop_no_eni=second == 2)  # what others send is no fault of this host
+        drops.look(totals)
+        clock.now += 1
+    assert said(book, Level.IMPORTANT) == [
+        "Packets dropped: 1 because the queue is full.",
+        "Packets dropped: 4 because the queue is full; 1 because there is no ENI ID.",
+        "That is over: for 10 s no packet has been dropped because the queue is full.",
+        "Packets dropped: 1 because the queue is full.",
+        "That is over: for 10 s no packet has been dropped because the queue is full."]
 
 
 def test_drops_of_the_kernel_count_too_and_noise_is_only_info(book, clock):

@@ -30,7 +30,7 @@ def serve(book):
     """Starts a server with an answer; gives its port."""
     with contextlib.ExitStack() as stack:
         def start(answer=WELL, host=""):
-            """answer: one, or what makes them from path, Accept header and whether it is late."""
+            """answer: one, or what makes them from path, Accept header and how long it has waited."""
             server = web.Server(Address(host, 0), answer if callable(answer) else lambda *asked: answer, book.log)
             stack.callback(server.stop)
             server.start()
@@ -41,7 +41,7 @@ def serve(book):
 
 
 def ask(host, port, method="GET", path="/", **options):
-    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=60)
     with contextlib.closing(connection):
         connection.request(method, path, **options)
         answer = connection.getresponse()
@@ -49,7 +49,7 @@ def ask(host, port, method="GET", path="/", **options):
 
 
 def connect(port, host="127.0.0.1"):
-    return socket.create_connection((host, port), timeout=10)
+    return socket.create_connection((host, port), timeout=60)
 
 
 def exchange(port, data):
@@ -133,7 +133,7 @@ def test_silent_clients_cannot_keep_a_health_check_out(serve):
         silent = [stack.enter_context(connect(port, host))
                   for _ in range(web.CONNECTIONS) for host in LOOPBACKS]
         assert ask("127.0.0.1", port)[0] == 200
-        silent[0].settimeout(10)
+        silent[0].settimeout(60)
         assert silent[0].recv(1) == b""  # the oldest had to go
         assert [thread.name for thread in threading.enumerate()].count("gwlbtun Health") == 1
 
@@ -230,9 +230,10 @@ def test_requests_behind_the_first_are_not_answered(serve):
 
 
 def test_the_answer_may_depend_on_path_and_accept_header(serve):
-    port = serve(lambda path, accept, late: Answer(200, "text/plain", (f"{path} {accept}".encode(),)))
+    port = serve(lambda path, accept, waited: Answer(200, "text/plain", (f"{path} {accept}".encode(),)))
     assert ask("::1", port, path="/a?b", headers={"ACCEPT": "x/y", "Host": "h"})[2] == b"/a?b x/y"
     assert ask("::1", port)[2] == b"/ "
+    assert exchange(port, b"GET / HTTP/1.0\r\nAccept: a/b\r\naccept: c/d\r\n\r\n").endswith(b"/ a/b,c/d")
 
 
 # ---- Answers that take their time
@@ -241,7 +242,7 @@ def test_the_answer_may_depend_on_path_and_accept_header(serve):
 def test_requests_wait_for_an_answer_in_the_making(serve, monkeypatch):
     monkeypatch.setattr(web, "PATIENCE_S", 10)
     made = []
-    port = serve(lambda path, accept, late: WELL if made else None)
+    port = serve(lambda path, accept, waited: WELL if made else None)
     with connect(port) as client:
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         client.settimeout(0.2)
@@ -249,23 +250,59 @@ def test_requests_wait_for_an_answer_in_the_making(serve, monkeypatch):
             client.recv(1)
         made.append(True)
         serve.server.wake()
-        client.settimeout(10)
+        client.settimeout(60)
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def test_when_it_takes_too_long_the_answer_before_it_has_to_do(serve):
     asked = []
 
-    def answer(path, accept, late):
-        asked.append(late)
-        return WELL if late else None
+    def answer(path, accept, waited):
+        asked.append(waited)
+        return WELL if waited >= web.PATIENCE_S else None
     assert ask("127.0.0.1", serve(answer))[0] == 200
-    assert asked == [False, True]
+    assert asked[0] < web.PATIENCE_S <= asked[-1] < web.PATIENCE_MOST_S
+
+
+def test_when_there_is_none_before_it_the_answer_is_waited_for(serve, monkeypatch):
+    monkeypatch.setattr(web, "PATIENCE_MOST_S", 0.5)
+    port = serve(lambda path, accept, waited: WELL if waited >= web.PATIENCE_MOST_S else None)
+    assert ask("127.0.0.1", port)[0] == 200
 
 
 @pytest.mark.parametrize("answer", [lambda *asked: None, lambda *asked: 1 // 0], ids=["none", "failure"])
-def test_a_request_without_an_answer_is_hung_up_on(serve, answer):
+def test_a_request_without_an_answer_is_hung_up_on(serve, answer, monkeypatch):
+    monkeypatch.setattr(web, "PATIENCE_MOST_S", 0.2)
     assert exchange(serve(answer), b"GET / HTTP/1.0\r\n\r\n") == b""
+
+
+def test_of_many_answers_that_nobody_takes_the_oldest_go(serve, monkeypatch):
+    monkeypatch.setattr(web, "HELD_BYTES", 20 << 20)
+    numbers = iter(range(10))
+    port = serve(lambda path, accept, waited: Answer(200, "text/plain", (b"", b"%d" % next(numbers) * (8 << 20))))
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(5):
+            clients.append(stack.enter_context(connect(port)))
+            clients[-1].sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert clients[-1].recv(1)
+        sizes = []
+        for client in clients:
+            with contextlib.suppress(ConnectionResetError):
+                sizes.append(sum(map(len, iter(lambda client=client: client.recv(1 << 20), b""))))
+        assert [size > 8 << 20 for size in sizes[-2:]] == [True, True]
+        assert sum(size > 8 << 20 for size in sizes) == 2
+
+
+def test_an_answer_that_many_share_is_held_once(serve, monkeypatch):
+    monkeypatch.setattr(web, "HELD_BYTES", 9 << 20)
+    port = serve(Answer(200, "text/plain", (b"", bytes(8 << 20))))
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(port)) for _ in range(5)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        for client in clients:
+            assert sum(map(len, iter(lambda client=client: client.recv(1 << 20), b""))) > 8 << 20
 
 
 def test_before_the_server_is_opened_requests_wait(book):
@@ -277,7 +314,7 @@ def test_before_the_server_is_opened_requests_wait(book):
         with pytest.raises(socket.timeout):
             client.recv(1)
         server.open()
-        client.settimeout(10)
+        client.settimeout(60)
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
     server.stop()
 

@@ -1,0 +1,1 @@
+../../../example-scripts/common.sh

@@ -1,0 +1,1 @@
+../../../example-scripts/create-firewall.sh

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT-0
+"""Keeps the ways out to the load balancer that the programs use: map `links`.
+
+Thread K puts a pair of addresses into the map, our own and the load balancer's, when a flow needs it. The rest is written here:
+the interface, the Ethernet header, and whether all that is certain. The kernel reports changes of routes, rules, addresses,
+interfaces and neighbours, and each is followed at once. What it does not report, such as a path MTU that it has learned, is
+seen within two seconds.
+
+Packets that the programs send do not count for the kernel's neighbour table. So the kernel is asked every few seconds to see
+whether a neighbour is still there. One that does not answer is asked for ever less often: a sender may invent addresses, for
+which the kernel's table has little room. While it is missing the threads send, which has the kernel look for it as well.
+"""
+import contextlib
+import ctypes
+import socket
+import time
+from typing import Any, Callable, Dict, List, Sequence, Set
+
+from .. import netlink
+from ..logs import CORE, Log
+from .resolve import Neighbour, Resolver, Way, freshen, neighbours_in
+
+LOOK_S = 2.0      # between two looks at everything, in case the kernel did not report a change
+FRESH_S = 3.0     # between two times that a neighbour in use is looked after
+MISSING_S = 1.0   # the same of one whose address is not known, at first
+MISSING_MOST_S = 60.0
+CALM_S = 0.05     # between two looks when one change follows the other
+SHARE = 0.1       # of one core, at most
+_MESSAGES = 64
+
+# <linux/rtnetlink.h>
+_RTNLGRP_LINK, _RTNLGRP_NEIGH, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV4_ROUTE, _RTNLGRP_IPV4_RULE = 1, 3, 5, 7, 8
+_RTNLGRP_NEXTHOP = 32
+_GROUPS = _RTNLGRP_LINK, _RTNLGRP_NEIGH, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV4_ROUTE, _RTNLGRP_IPV4_RULE
+
+Uplink = Callable[[int, str], str]  # index and name of an interface; returns why its packets cannot take the kernel, or nothing
+
+
+class Links:
+    """For one thread, the one that polls its descriptor. Others may read the figures."""
+
+    def __init__(self, table: Sequence[Any], uplink: Uplink, log: Log):
+        """table: struct gw_kernel_link, one after the other. uplink(): called for each way that can be taken, before it is.
+
+        Raises OSError when the kernel reports no changes.
+        """
+        self._table = table
+        self._uplink = uplink
+        self._log = log
+        self._resolver = Resolver()
+        self._ways: List[Way] = []
+        self._told: Set[str] = set()
+        self._fresh: Dict[Neighbour, float] = {}  # when each is to be looked after again
+        self._patience: Dict[Neighbour, float] = {}  # of each that is missing: the time between two times
+        self._look_due = self._calm = 0.0
+        self._changed = False
+        self._socket = netlink.listen(socket.NETLINK_ROUTE, _GROUPS)
+        with contextlib.suppress(OSError):  # since Linux 5.3
+            netlink.join(self._socket, _RTNLGRP_NEXTHOP)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    @property
+    def valid(self) -> int:
+        return sum(not way.reason for way in self._ways)
+
+    @property
+    def reasons(self) -> List[str]:
+        """Why ways cannot be taken, each once."""
+        return list(dict.fromkeys(way.reason for way in self._ways if way.reason))
+
+    def due(self) -> float:
+        """When look() is to be called at the latest."""
+        return self._calm if self._changed else min([self._look_due, *self._fresh.values()])
+
+    def grow(self, count: int) -> None:
+        """K has put so many pairs of addresses into the map."""
+        for index in range(len(self._ways), min(count, len(self._table))):
+            self._ways.append(Way("it is not known yet"))
+            self._see(index)
+
+    def hear(self) -> None:
+        """To be called when its descriptor is readable."""
+        for report in netlink.reports(self._socket, _MESSAGES):
+            neighbours, others = neighbours_in(report) if report else ([], True)
+            self._changed = self._changed or others
+            for neighbour in neighbours:
+                self._see_neighbour(neighbour)
+        if self._changed and time.monotonic() >= self._calm:
+            self._look()
+
+    def look(self) -> None:
+        """To be called when it is due."""
+        now = time.monotonic()
+        if now >= self._look_due or self._changed and now >= self._calm:
+            self._look()
+        for neighbour, due in list(self._fresh.items()):
+            if now >= due:
+                self._freshen(neighbour, now)
+
+    def _look(self) -> None:
+        begin = time.monotonic()
+        self._changed = False
+        self._resolver.forget()
+        for index in range(len(self._ways)):
+            self._see(index)
+        now = time.monotonic()
+        self._calm = now + max(CALM_S, (now - begin) / SHARE)
+        self._look_due = now + max(LOOK_S, (now - begin) / SHARE)
+
+    def _see_neighbour(self, neighbour: Neighbour) -> None:
+        if neighbour in self._fresh:
+            for index, way in enumerate(self._ways):
+                if way.neighbour == neighbour:
+                    self._see(index)
+
+    def _see(self, index: int) -> None:
+        """Asks for the way, and writes it down if it has changed."""
+        link, before = self._table[index], self._ways[index]
+        way = self._resolver.way(_address(link.own_address), _address(link.gwlb_address))
+        if not way.reason:
+            refusal = self._uplink(way.interface, way.name)
+            way = way._replace(reason=refusal, lasting=True) if refusal else way
+        if way == before:
+            return
+        self._ways[index] = way
+        _write(link, way)
+        if way.neighbour and (way.neighbour not in self._fresh or way.neighbour in self._patience and not way.reason):
+            self._freshen(way.neighbour, time.monotonic())
+        if way.lasting and way.reason not in self._told:
+            self._told.add(way.reason)
+            self._log.info(CORE, f"What goes to {socket.inet_ntoa(_address(link.gwlb_address))} does not take the kernel, as "
+                                 f"{way.reason}: gwlbtun's threads send it.")
+
+    def _freshen(self, neighbour: Neighbour, now: float) -> None:
+        users = [way for way in self._ways if way.neighbour == neighbour]
+        patience = self._patience.pop(neighbour, MISSING_S)
+        if not users:
+            self._fresh.pop(neighbour, None)
+            return
+        self._fresh[neighbour] = now + FRESH_S
+        if all(way.reason for way in users):
+            self._fresh[neighbour] = now + patience
+            self._patience[neighbour] = min(2 * patience, MISSING_MOST_S)
+        freshen(neighbour)
+
+
+def _address(field: int) -> bytes:
+    """A field that holds an address in network byte order."""
+    return bytes(ctypes.c_uint32(field))
+
+
+def _write(link: Any, way: Way) -> None:
+    """The programs may read it meanwhile. Whatever else they see, it is not valid until all of it is there."""
+    link.valid = 0
+    if not way.reason:
+        link.ifindex, link.mtu = way.interface, way.mtu
+        ctypes.memmove(link.ethernet, way.ethernet, len(way.ethernet))
+        link.valid = 1
+

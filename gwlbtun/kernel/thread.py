@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT-0
+"""Thread K as an object (native/kernel_path.c): it puts flows into the map, and takes them out."""
+import ctypes
+from typing import Dict, Sequence
+
+from .. import fastpath
+from ..layout import KernelCounts, KernelSetup
+from ..shim import failure
+from .layout import Tally
+from .maps import Maps
+
+
+class Thread:
+    """struct gw_kernel. Any thread may call all methods."""
+
+    def __init__(self, handler: fastpath.Handler, maps: Maps, links_bell: int):
+        """links_bell: a descriptor that is written to when there is something for Links.grow(). Raises OSError."""
+        self._library = handler.shim.library
+        self._maps = maps
+        self._setup = KernelSetup(ctypes.addressof(maps.endpoints), ctypes.addressof(maps.links),
+                                  ctypes.addressof(maps.globals), maps.fd["flows"], links_bell)
+        self._kernel = self._library.gw_kernel_new(handler.pointer, self._setup)
+        if not self._kernel:
+            raise failure()
+        self._counts = self._library.gw_kernel_counted(self._kernel).contents
+
+    def work(self) -> None:
+        """Returns after stop()."""
+        status = self._library.gw_kernel_work(self._kernel)
+        if status < 0:
+            raise OSError(-status, "thread K cannot work")
+
+    def stop(self) -> None:
+        self._library.gw_kernel_stop(self._kernel)
+
+    def free(self) -> None:
+        self._library.gw_kernel_free(self._kernel)
+
+    def counts(self) -> Dict[str, int]:
+        return {field[0]: getattr(self._counts, field[0]) for field in KernelCounts._fields_}
+
+    @property
+    def links(self) -> int:
+        """The pairs of addresses that it has put into the map."""
+        return self._counts.links
+
+    def endpoint_on(self, endpoint: fastpath.NativeEndpoint, gwi: int, queues: Sequence[int], longest: int) -> None:
+        """Its flows may take the kernel. gwi: the index of the interface. longest: packets that a queue may hold.
+
+        Raises OSError.
+        """
+        status = self._library.gw_kernel_endpoint_on(self._kernel, endpoint.pointer, gwi,
+                                                     (ctypes.c_int * len(queues))(*queues), longest)
+        if status < 0:
+            raise OSError(-status, "thread K does not take the endpoint")
+
+    def endpoint_off(self, endpoint: fastpath.NativeEndpoint) -> None:
+        """All its packets go the threads' way. Returns when K looks at it no more."""
+        self._library.gw_kernel_endpoint_off(self._kernel, endpoint.pointer)
+
+    def endpoint_aside(self, endpoint: fastpath.NativeEndpoint, side: int, aside: bool) -> None:
+        self._library.gw_kernel_endpoint_aside(self._kernel, endpoint.pointer, side, aside)
+
+    def sweep(self) -> None:
+        """Before the flow table forgets flows: tells it which of them the kernel has carried."""
+        self._library.gw_kernel_sweep(self._kernel)
+
+    def tally(self, slot: int) -> Tally:
+        """What the programs have counted for a slot since the map was made."""
+        tally = Tally()
+        self._library.gw_kernel_tallied(ctypes.addressof(self._maps.tallies), slot, self._maps.cpus, ctypes.byref(tally))
+        return tally

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT-0 */
+/*
+ * kernel_slots.c - the endpoints whose flows may take the kernel; kernel_slots.h tells how they come and go.
+ */
+#include "kernel_slots.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <stdlib.h>
+
+static void set_life(struct gw_kernel_slots *slots, struct gw_kernel_slot *slot);
+static void free_slot(struct gw_kernel_slot *slot);
+
+bool gw_kernel_slots_begin(struct gw_kernel_slots *slots, const struct gw_shared *shared,
+                           struct gw_kernel_endpoint *shown, unsigned max)
+{
+	slots->shared = shared;
+	slots->shown = shown;
+	slots->max = max;
+	slots->life = calloc(max, sizeof(*slots->life));
+	slots->by_slot = calloc(max, sizeof(struct gw_kernel_slot *));
+	slots->on = calloc(max, sizeof(struct gw_kernel_slot *));
+	return slots->life && slots->by_slot && slots->on;
+}
+
+void gw_kernel_slots_end(struct gw_kernel_slots *slots)
+{
+	while (slots->on && slots->count > 0)
+		gw_kernel_slot_off(slots, slots->on[0]->endpoint);
+	free(slots->life);
+	free(slots->by_slot);
+	free(slots->on);
+}
+
+int gw_kernel_slot_on(struct gw_kernel_slots *slots, struct gw_endpoint *endpoint, uint32_t gwi, const int *queues,
+                      uint32_t queue_length)
+{
+	struct gw_kernel_endpoint *shown = &slots->shown[endpoint->slot];
+	struct gw_kernel_slot *slot;
+
+	if (slots->by_slot[endpoint->slot])
+		return -EEXIST;
+	slot = calloc(1, sizeof(*slot));
+	if (!slot)
+		return -ENOMEM;
+	slot->endpoint = endpoint;
+	slot->queue = calloc(gw_kernel_slot_queues(slots), sizeof(*slot->queue));
+	slot->ring = calloc(slots->shared->receivers, sizeof(*slot->ring));
+	if (!slot->queue || !slot->ring) {
+		free_slot(slot);
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < gw_kernel_slot_queues(slots); i++) {
+		slot->queue[i].fd = queues[i];
+		slot->queue[i].length = queue_length;
+	}
+	/* A receiver whose rings are being looked at has nothing of it. */
+	for (unsigned i = 0; i < slots->shared->receivers; i++)
+		slot->ring[i].through = true;
+	slot->place = slots->count;
+	slots->on[slots->count++] = slots->by_slot[endpoint->slot] = slot;
+	__atomic_store_n(&shown->eni, htobe64(endpoint->eni), __ATOMIC_RELAXED);
+	__atomic_store_n(&shown->gwi, gwi, __ATOMIC_RELAXED);
+	set_life(slots, slot);
+	__atomic_store_n(&shown->on, 1, __ATOMIC_RELEASE);
+	return 0;
+}
+
+/* 0 is no life: it means that there is none. */
+static void set_life(struct gw_kernel_slots *slots, struct gw_kernel_slot *slot)
+{
+	const unsigned number = slot->endpoint->slot;
+
+	if (++slots->life[number] == 0)
+		++slots->life[number];
+	slot->life = slots->life[number];
+	__atomic_store_n(&slots->shown[number].life, slot->life, __ATOMIC_RELEASE);
+	atomic_store(&slot->endpoint->kernel_life, slot->life);
+}
+
+static void free_slot(struct gw_kernel_slot *slot)
+{
+	free(slot->queue);
+	free(slot->ring);
+	free(slot);
+}
+
+void gw_kernel_slot_off(struct gw_kernel_slots *slots, struct gw_endpoint *endpoint)
+{
+	struct gw_kernel_slot *slot = slots->by_slot[endpoint->slot];
+
+	if (!slot || slot->endpoint != endpoint)
+		return;
+	__atomic_store_n(&slots->shown[endpoint->slot].on, 0, __ATOMIC_RELEASE);
+	set_life(slots, slot);
+	atomic_store(&endpoint->kernel_life, 0);
+	slots->by_slot[endpoint->slot] = NULL;
+	slots->on[slot->place] = slots->on[--slots->count];
+	slots->on[slot->place]->place = slot->place;
+	free_slot(slot);
+}
+
+void gw_kernel_slot_renew(struct gw_kernel_slots *slots, struct gw_kernel_slot *slot)
+{
+	set_life(slots, slot);
+}

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: MIT-0
+"""The path in the kernel, with a daemon and packets: they take it, come back right, and are counted once."""
+import contextlib
+import os
+import re
+import signal
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+import gwlb
+import packets
+from carrying import Carrying
+from expectations import Forwarded
+from gwlbtun.kernel import bpf
+from lab import APPLIANCE, BALANCER, CLIENT, ENI, ROUTE, SERVER
+from linux import HAS_TCX
+
+ETH_P_IP = 0x0800
+
+
+@pytest.mark.parametrize("version, protocol", [(4, "udp"), (4, "tcp"), (6, "udp"), (6, "tcp")])
+def test_a_known_flow_takes_the_kernel(lab, version, protocol):
+    flow = {"version": version, "protocol": protocol}
+    carrying = Carrying(lab)
+    assert carrying.until_carried(**flow), carrying.ebpf()
+    assert carrying.takes_kernel(50, **flow) == (50, 50)
+
+
+def outer_headers(lab, carrying, count, **flow):
+    """What the load balancer gets around the inner packets of a flow: the headers, with lengths and checksums set to 0.
+
+    The identification as well: connected sockets number their packets, but it means nothing where DF is set (RFC 6864).
+    """
+    with lab.outside.entered():
+        tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
+    found = []
+    with tap:
+        tap.settimeout(10)
+        carrying.send(count, **flow)
+        while len(found) < count:
+            packet = tap.recv(65536)
+            if packet[12:16] == socket.inet_aton(APPLIANCE):
+                found.append(packet)
+    headers = set()
+    for packet in found:
+        words = struct.unpack("!10H", packet[:20])
+        assert sum(words) % 0xFFFF == 0 and words[1] == len(packet)
+        assert struct.unpack_from("!H", packet, 24)[0] == len(packet) - 20
+        headers.add(packet[:2] + bytes(4) + packet[6:10] + bytes(2) + packet[12:24] + bytes(4) + packet[28:68])
+    return headers
+
+
+def test_what_the_kernel_sends_is_what_the_threads_send(lab):
+    carrying = Carrying(lab)
+    carrying.send()
+    assert carrying.all_back()  # what waits for an endpoint leaves together
+    by_threads = outer_headers(lab, carrying, 3)
+    assert carrying.carried()[1] == 0
+    assert carrying.until_carried()
+    before = carrying.carried()
+    by_kernel = outer_headers(lab, carrying, 20)
+    assert carrying.carried()[1] - before[1] == 20
+    assert by_kernel == by_threads
+
+
+def test_a_new_cookie_in_the_midst_of_a_flow(lab):
+    carrying = Carrying(lab)
+    for cookie in 0x11111111, 0x22222222, 0x33333333:
+        assert carrying.until_carried(), carrying.ebpf()
+        flow, = set(carrying.endpoint.flows.values())
+        flow.renew(cookie=cookie)
+        carrying.send()
+        assert carrying.all_back()
+    assert carrying.ebpf()["headerChanges"] == 3
+    assert carrying.until_carried()
+
+
+def test_another_source_port_in_the_midst_of_a_flow(lab):
+    carrying = Carrying(lab)
+    assert carrying.until_carried()
+    flow, = set(carrying.endpoint.flows.values())
+    flow.renew(port=40_123)
+    assert carrying.until_carried()
+    flow.renew(address=BALANCER[1])
+    assert carrying.until_carried() and carrying.all_back()
+
+
+def test_each_packet_is_counted_once(lab):
+    carrying = Carrying(lab)
+    for port in range(1000, 1004):
+        assert carrying.until_carried(port=port)
+    assert carrying.all_back()
+    size = {len(packet) for packet in carrying.endpoint.received}
+    health, eni = carrying.daemon.health(), carrying.daemon.eni(carrying.endpoint)
+    sent, inner = carrying.sent, sum(map(len, carrying.endpoint.received))
+    assert size and health["ebpf"]["ingress"]["accelerated"] > 10
+    totals, summary = health["totals"], health["summary"]
+    assert (totals["pktsFromGwlb"], totals["pktsToLinux"], totals["pktsToGwlb"]) == (sent, sent, sent)
+    assert (totals["bytesFromGwlb"], totals["bytesToLinux"], totals["bytesToGwlb"]) == (inner + 40 * sent, inner, inner)
+    assert (summary["totalPktsIn"], summary["totalBytesIn"]) == (sent, inner + 40 * sent)
+    assert (summary["totalPktsOut"], summary["totalBytesOut"]) == (sent, inner)
+    assert (eni["pktsOut"], eni["bytesOut"], eni["tunnelIn"]["pktsOut"]) == (sent, inner, sent)
+    assert (eni["tunnelOut"]["pktsSent"], eni["tunnelOut"]["bytesSent"]) == (sent, inner)
+    by_sockets = sum(thread["pktsIn"] for thread in health["udp"]["UDPPacketReceiver"]["threads"])
+    assert by_sockets + health["ebpf"]["ingress"]["accelerated"] == sent
+    assert eni["secsSinceLastPacket"] < 5
+    metrics = carrying.daemon.get("/metrics")[2].decode()
+    assert f"gwlbtun_from_gwlb_packets_total {sent}\n" in metrics
+    assert f'gwlbtun_kernel_packets_total{{direction="in"}} {health["ebpf"]["ingress"]["accelerated"]}\n' in metrics
+
+
+def test_an_endpoint_that_only_the_kernel_works_for_is_not_idle(lab):
+    carrying = Carrying(lab, "-t", 3, "-i", 3, "--udp-idle", 3)
+    assert carrying.until_carried()
+    by_threads = carrying.daemon.health()["totals"]["receiverBatches"]
+    for _ in range(12):
+        assert carrying.takes_kernel(100) == (100, 100)
+    assert carrying.daemon.health()["totals"]["receiverBatches"] == by_threads
+    assert lab.wait(lambda: carrying.daemon.health()["enis"] == [], 20)
+
+
+def test_a_tap_sees_what_leaves_while_it_is_there(lab):
+    carrying = Carrying(lab)
+    assert carrying.until_carried()
+    with lab.appliance.entered():
+        tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+    with tap:
+        tap.bind((carrying.endpoint.gwo, 3))
+        assert lab.wait(lambda: carrying.ebpf()["aside"])
+        tap.setblocking(False)
+        carrying.send(10)
+        assert carrying.all_back()
+        seen = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                seen.append(tap.recv(65536))
+        assert len([packet for packet in seen if packet[0] >> 4 == 4]) == 10  # Linux itself sends some IPv6
+        assert carrying.carried()[1] < carrying.carried()[0]
+    assert lab.wait(lambda: not carrying.ebpf()["aside"])
+    assert carrying.until_carried()
+
+
+def test_a_qdisc_on_gwo_holds_packets_back(lab):
+    carrying = Carrying(lab)
+    assert carrying.until_carried()
+    lab.appliance.run("tc", *f"qdisc replace dev {carrying.endpoint.gwo} root pfifo limit 1000".split())
+    assert lab.wait(lambda: carrying.ebpf()["aside"])
+    assert carrying.takes_kernel(20) == (20, 0)
+    shown = lab.appliance.run("tc", "-s", "qdisc", "show", "dev", carrying.endpoint.gwo).stdout
+    assert int(re.search(r" (\d+) pkt", shown)[1]) >= 20  # Linux may send packets of its own
+    lab.appliance.run("tc", *f"qdisc replace dev {carrying.endpoint.gwo} root noqueue".split())
+    assert carrying.until_carried()
+
+
+def test_gwi_down_and_up(lab):
+    carrying = Carrying(lab)
+    assert carrying.until_carried()
+    lab.appliance.ip(f"link set {carrying.endpoint.gwi} down")
+    before = carrying.carried()
+    assert lab.wait(lambda: not carrying.daemon.health()["healthy"])
+    carrying.endpoint.send(carrying.packet())
+    assert lab.wait(lambda: carrying.daemon.drops().get("tun_write"))
+    assert carrying.carried() == before
+    lab.appliance.ip(f"link set {carrying.endpoint.gwi} up")
+
+
+def test_interfaces_that_are_made_again(lab):
+    carrying = Carrying(lab)
+    assert carrying.until_carried()
+    lab.appliance.ip(f"link del {carrying.endpoint.gwo}")
+    assert lab.wait(lambda: carrying.daemon.log().count("created.") == 2)
+    assert carrying.until_carried(), carrying.ebpf()
+
+
+def test_the_neighbour_and_the_uplink_change(lab):
+    carrying = Carrying(lab)
+    assert carrying.until_carried()
+    lab.outside.ip("link set eth0 address 02:00:00:00:00:99")
+    lab.appliance.ip(f"neighbour replace {BALANCER[0]} dev eth0 lladdr 02:00:00:00:00:99 nud reachable")
+    carrying.skip_lost()
+    assert carrying.until_carried() and carrying.takes_kernel(20) == (20, 20)
+    lab.appliance.ip("link set eth0 down")
+    lab.appliance.ip("link set eth0 up")
+    carrying.skip_lost()
+    assert carrying.until_carried() and carrying.all_back()
+
+
+def test_a_restart_in_place(lab):
+    carrying = Carrying(lab)
+    assert carrying.until_carried()
+    assert carrying.all_back()
+    before = carrying.daemon.health()["totals"]
+    os.kill(carrying.daemon.pid, signal.SIGHUP)
+    assert lab.wait(lambda: "this is another program now" in carrying.daemon.log())
+    after = carrying.daemon.health()["totals"]
+    for key in "pktsFromGwlb", "bytesFromGwlb", "pktsToLinux", "pktsToGwlb", "bytesToGwlb":
+        assert after[key] == before[key]
+    assert carrying.until_carried() and carrying.all_back()
+    assert carrying.daemon.health()["totals"]["pktsToGwlb"] == carrying.sent
+
+
+def test_nothing_is_left_behind(lab):
+    carrying = Carrying(lab)
+    assert carrying.until_carried()
+    carrying.daemon.kill()
+    lab.daemons.remove(carrying.daemon)
+    assert ("bpf" not in lab.appliance.run("tc", "filter", "show", "dev", "eth0", "ingress").stdout) == HAS_TCX
+    again = Carrying(lab, eni=ENI + 1)
+    assert again.until_carried()
+
+
+@pytest.mark.parametrize("arguments, reason", [
+    (["--kernel-path", "off"], "--kernel-path is off"), (["--offload", "none"], "--offload leaves something out"),
+    (["--logging", "geneve=debug"], "the log tells of single packets"), (["--no-return"], "nothing goes back"),
+    (["--netns"], "network namespace of its own"),
+])
+def test_options_that_leave_all_to_the_threads(lab, arguments, reason):
+    daemon = lab.start("--kernel-path", "auto", *arguments, hook=None)
+    ebpf = daemon.health()["ebpf"]
+    assert not ebpf["active"] and reason in ebpf["reason"] and ebpf["ingress"]["total"] == 0
+    assert reason in daemon.get("/")[2].decode()
+
+
+def test_by_default_nothing_of_it_is_there(lab):
+    lab.route()
+    daemon, endpoint = lab.start(hook=ROUTE, kernel_path=None), lab.endpoint(ENI, Forwarded())
+    for number in range(30):
+        endpoint.send(packets.udp(CLIENT[0], SERVER[0], 1000, 7, b"%d" % number))
+    assert lab.wait(lambda: len(endpoint.received) == 30)
+    ebpf = daemon.health()["ebpf"]
+    assert not ebpf["active"] and ebpf["reason"] == "--kernel-path is off"
+    assert not {"gwlbtun-kernel", "gwlbtun Links"} & set(daemon.threads().values())
+    assert not [fd for fd in Path(f"/proc/{daemon.pid}/fd").iterdir() if "bpf" in os.readlink(fd)]
+
+
+def test_only_one_uplink(lab):
+    carrying = Carrying(lab, "--ebpf-interface", "eth7")
+    carrying.send(30)
+    assert carrying.all_back() and carrying.carried() == (0, 0)
+    assert lab.wait(lambda: carrying.ebpf()["links"] == ["it leaves by eth0, and --ebpf-interface names eth7"])
+
+
+@pytest.mark.parametrize("missing", ["bpf", "perfmon"])
+def test_it_is_required_and_cannot_be(lab, missing):
+    done = lab.appliance.run(*map(str, [
+        "setpriv", f"--bounding-set=-{missing},-sys_admin", "--inh-caps=-all", "python3",
+        gwlb.__file__.rpartition("/tests/")[0] + "/gwlbtun.py", "--kernel-path", "require", "--control", ""]), check=False)
+    assert done.returncode == 1 and done.stdout.count("\n") <= 2
+    assert f"--kernel-path require: it takes the capability CAP_{missing.upper()}" in done.stderr
+
+
+def test_it_cannot_be_and_the_threads_do_all(lab, started_by):
+    started_by("setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-all")
+    carrying = Carrying(lab, "--kernel-path", "auto", "--logging", "core=info")
+    carrying.send(30)
+    assert carrying.all_back()
+    ebpf = carrying.ebpf()
+    assert not ebpf["active"] and "CAP_BPF" in ebpf["reason"]
+    assert "none takes the kernel alone: it takes the capability CAP_BPF" in carrying.daemon.log()
+
+
+def test_without_cap_sys_admin(lab, started_by):
+    started_by("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all")
+    carrying = Carrying(lab)
+    assert carrying.until_carried(), carrying.ebpf()
+
+
+@contextlib.contextmanager
+def program_of_others(appliance, interface):
+    """At the egress of an interface: one that passes everything. What health says of it."""
+    if not HAS_TCX:
+        appliance.run("tc", *f"filter add dev {interface} egress bpf da bytecode".split(), "1,6 0 0 0")
+        yield "tc filters are at its egress"
+        appliance.run("tc", *f"filter del dev {interface} egress pref 49152".split())
+        return
+    passing = bytes.fromhex("b700000000000000" "9500000000000000")  # r0 = TCX_PASS; exit
+    with appliance.entered():
+        program = bpf.program_load(passing, "theirs")
+        link = bpf.link_create(program, socket.if_nametoindex(interface), bpf.TCX_EGRESS)
+    yield "eBPF programs of others are at its egress"
+    os.close(link)
+    os.close(program)
+
+
+def test_a_program_of_somebody_else_at_gwo(lab):
+    """TCX programs have no reports of the kernel; ours are before or behind it, whoever came first."""
+    carrying = Carrying(lab)
+    assert carrying.until_carried()
+    with program_of_others(lab.appliance, carrying.endpoint.gwo) as what:
+        assert lab.wait(lambda: carrying.ebpf()["aside"] == [f"{carrying.endpoint.gwo}: {what}"])
+        assert carrying.takes_kernel(20) == (20, 0)
+    assert lab.wait(lambda: not carrying.ebpf()["aside"])
+    assert carrying.until_carried()
