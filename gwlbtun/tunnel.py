@@ -121,11 +121,13 @@ class Tunnel:
                 self._begin(index)
 
     def _begin(self, index: int) -> None:
+        def enter() -> None:
+            self._workers[index] = worker  # by the thread itself: health never counts a packet of a thread that it does not list
+
         place = self._places[index]
         worker = Worker(self._log, place.name, lambda: self._serve(index), place.number, place.core, rights=Rights.PACKETS,
-                        failed=lambda: self._note_failure(index))
+                        begun=enter, failed=lambda: self._note_failure(index))
         worker.start()
-        self._workers[index] = worker
 
     def restart_failed(self) -> None:
         """Once a second, while the endpoint is open: starts threads again that an exception has ended. What lies in their

@@ -77,8 +77,8 @@ class Worker:
 
     def __init__(self, log: Log, name: str, body: Callable[[], None], number: int = 0, core: Optional[int] = None,
                  vital: bool = False, again: bool = False, wakes: bool = False, rights: Rights = Rights.CONTROL,
-                 failed: Callable[[], None] = lambda: None):
-        """failed(): called as the last act of a thread that has failed."""
+                 begun: Callable[[], None] = lambda: None, failed: Callable[[], None] = lambda: None):
+        """begun(): called as the thread's first act, before start() returns. failed(): as the last act of one that has failed."""
         self.name = name
         self.number = number
         self.native_id = 0
@@ -91,6 +91,7 @@ class Worker:
         self._again = Backoff(AGAIN_MOST_S) if again else None
         self._wakes = wakes
         self._rights = rights
+        self._begun = begun
         self._failed = failed
         self._running = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -125,6 +126,7 @@ class Worker:
         self.started_ns = time.monotonic_ns()
         if self._wakes:
             _waking[self] = None
+        self._begun()
         self._running.set()
         try:
             self._pin()
