@@ -8,6 +8,7 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 
 sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent)]
+pytest.register_assert_rewrite("fixtures", "expectations", "lab")  # what fails in them says what it saw, too
 pytest_plugins = ["leftovers", "processes"]
 
 

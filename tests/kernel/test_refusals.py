@@ -154,6 +154,21 @@ def test_what_goes_up_of_a_flow_takes_its_way_along(world, name):
     assert [way.kernel for way in world.maps.flow(key(packet())).way] == [0, 0]
 
 
+@pytest.mark.parametrize("version, protocol", [(4, packets.TCP), (4, packets.UDP), (6, packets.TCP), (6, packets.UDP)])
+@pytest.mark.parametrize("size", [0, 1, 1400])
+def test_checksum_that_is_left_to_the_device(world, version, protocol, size):
+    """Linux then leaves the sum of the pseudo-header in the field (include/linux/skbuff.h)."""
+    whole = packet(version, protocol, bytes(size))
+    world.add(whole)
+    parsed = packets.parse(whole)
+    at = parsed.transport + (16 if protocol == packets.TCP else 6)
+    pseudo = packets.pseudo_header(version, parsed.source, parsed.destination, protocol, len(whole) - parsed.transport)
+    unfinished = whole[:at] + struct.pack("!H", packets.checksum(pseudo) ^ 0xffff) + whole[at + 2:]
+    assert world.run_out(whole) == (REDIRECT, returned(whole))
+    assert world.run_out(unfinished) == (UP, unfinished)
+    assert [way.kernel for way in world.maps.flow(key(whole)).way] == [1, 0]
+
+
 def test_unknown_flow_and_endpoint(world):
     inner = packet()
     goes_up(world, frame(inner))
