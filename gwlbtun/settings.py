@@ -146,8 +146,8 @@ class Settings:
         None, "-I", "--ebpf-interface", metavar="IFNAME", check=checks.interface, without="all that suit are used",
         help="let the path in the kernel use this network interface only (default: each that leads to the load balancer)")
     kernel_path: str = _option(
-        "off", "--kernel-path", metavar="WHEN", check=checks.kernel_path,
-        help="let packets of known flows stay in the kernel: off (the default), never; auto, where it works; require, or do "
+        "auto", "--kernel-path", metavar="WHEN", check=checks.kernel_path,
+        help="let packets of known flows stay in the kernel: auto (the default), where it works; off, never; require, or do "
              "not start")
 
     control: str = _option(

@@ -56,15 +56,15 @@ def test_no_flow_table_is_kept_when_nothing_goes_back(capsys):
 
 @pytest.mark.parametrize("arguments, said", [
     (["-e", "/usr/lib/gwlbtun/fast.o"], ["-e has no effect: gwlbtun brings its programs in eBPF with it (--kernel-path)"]),
-    (["-I", "eth0", "--kernel-path", "auto"], []), (["--ebpf-interface=eth0", "--kernel-path", "require"], []),
-    (["-I", "eth0"], ["-I/--ebpf-interface has no effect while --kernel-path is off"]),
+    (["-I", "eth0"], []), (["--ebpf-interface=eth0", "--kernel-path", "require"], []),
+    (["-I", "eth0", "--kernel-path", "off"], ["-I/--ebpf-interface has no effect while --kernel-path is off"]),
 ])
 def test_the_fast_path_in_ebpf(capsys, arguments, said):
     assert notes(capsys, *arguments)[0] == [f"gwlbtun: {line}" for line in said]
 
 
 def test_it_is_off_by_itself():
-    assert (Settings().kernel_path, Settings().ebpf_interface) == ("off", None)
+    assert (Settings().kernel_path, Settings().ebpf_interface) == ("auto", None)
 
 
 def test_log_sections_of_others_are_accepted_with_a_line(capsys):
