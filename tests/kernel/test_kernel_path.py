@@ -224,9 +224,14 @@ def test_options_that_leave_all_to_the_threads(lab, arguments, reason):
     assert reason in daemon.get("/")[2].decode()
 
 
-def test_by_default_nothing_of_it_is_there(lab):
+def test_by_default_it_is_on_where_an_interface_loses_nothing_by_it(lab):
+    ebpf = lab.start(hook=None, kernel_path=None).health()["ebpf"]
+    assert ebpf["active"] == HAS_TCX and ("before Linux 6.6" in ebpf["reason"]) == (not HAS_TCX)
+
+
+def test_when_it_is_off_nothing_of_it_is_there(lab):
     lab.route()
-    daemon, endpoint = lab.start(hook=ROUTE, kernel_path=None), lab.endpoint(ENI, Forwarded())
+    daemon, endpoint = lab.start("--kernel-path", "off", hook=ROUTE), lab.endpoint(ENI, Forwarded())
     for number in range(30):
         endpoint.send(packets.udp(CLIENT[0], SERVER[0], 1000, 7, b"%d" % number))
     assert lab.wait(lambda: len(endpoint.received) == 30)
