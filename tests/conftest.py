@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """Where all tests find the package, and the helpers that they share."""
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent)]
 pytest.register_assert_rewrite("fixtures", "expectations", "lab")  # what fails in them says what it saw, too
 pytest_plugins = ["leftovers", "processes"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell that started the tests in the background; programs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
