@@ -63,6 +63,13 @@ bpf:
 	tools/bpf_programs.py $(foreach name,ingress egress egress_probe,$(name)=$(BPF_BUILD)/$(name).o) >$(BPF_PROGRAMS).new
 	mv -f $(BPF_PROGRAMS).new $(BPF_PROGRAMS)
 
+# Those of bench/bpf/, for the bench alone.
+path-floor:
+	@mkdir -p $(BPF_BUILD)
+	$(BPF_CC) $(BPF_FLAGS) -c bench/bpf/ingress.c -o $(BPF_BUILD)/floor_in.o
+	$(BPF_CC) $(BPF_FLAGS) -c bench/bpf/egress.c -o $(BPF_BUILD)/floor_out.o
+	tools/bpf_programs.py $(foreach name,floor_in floor_out,$(name)=$(BPF_BUILD)/$(name).o) >$(BPF_BUILD)/path_floor.txt
+
 # The program in one file, without what only a debugger reads. The shim's debug information stays in the clone.
 STRIP ?= $(MACHINE:%=%-linux-gnu-)strip
 
@@ -183,7 +190,7 @@ coverage: packages $(TOOLS)/ready
 
 # Each of these says all that it finds; `make -k lint` goes on to the next.
 PYTHON_FILES := gwlbtun.py gwlbtun tests bench tools
-C_FILES      = $(shell find native bench -name '*.c' -not -path 'native/bpf/*')
+C_FILES      = $(shell find native bench -name '*.c' -not -path '*/bpf/*')
 STYLED_FILES = $(shell find native bench -name '*.[ch]')
 
 lint: lint-rooms lint-python lint-types lint-shell lint-cloud lint-c lint-style lint-bpf
@@ -239,5 +246,5 @@ clean:
 	rm -rf $(SHIM) $(SHIM).new build dist
 
 .PHONY: all bpf dist arm64 manual install uninstall test test-kernels packages pytest sanitize sanitize-all sanitize-thread sanitize-address sanitize-with \
-        fuzz soak check coverage screenshots bench clean format FORCE \
+        fuzz soak check coverage screenshots bench path-floor clean format FORCE \
         lint lint-rooms lint-python lint-types lint-shell lint-cloud lint-c lint-style lint-bpf lint-packages

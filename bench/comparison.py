@@ -6,7 +6,7 @@ import time
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import overload
-from handlers import Baseline, Floor, Gwlbtun, Handler
+from handlers import Baseline, Floor, Gwlbtun, Handler, PathFloor
 from lab import Bed
 from load import Generator
 from progress import Progress
@@ -56,6 +56,15 @@ class Comparison:
         with self.at_work(name, WORKLOADS[0]) as (_, _, measurement):
             measurement.verify()
             return measurement.lone(LONE_US)
+
+    @contextlib.contextmanager
+    def received_where_sent(self) -> Iterator[None]:
+        """The generator's core does the work of receiving meanwhile, where the handler's does it otherwise."""
+        self._bed.steer_no_more()
+        try:
+            yield
+        finally:
+            self._bed.steer(self._options.core)
 
     def overload(self, name: str) -> Dict:
         """What a handler returns of too much, on a core that does the work of receiving as well."""
@@ -140,6 +149,8 @@ class Comparison:
             return Gwlbtun(self._bed, core, [*extra, *self._options.handler_options.split(), *options])
         if name == "floor":
             return Floor(self._bed, core, self._options.rcvbuf)
+        if name == PathFloor.name:
+            return PathFloor(self._bed, core)
         return Baseline(self._bed, core, name, self._options.rcvbuf)
 
 

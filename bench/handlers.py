@@ -10,6 +10,7 @@ from typing import Dict, List, Optional
 import cpu
 from lab import Bed
 from processes import BUILD, ROOT, BenchError, run, start, stop
+from programs import build_path_floor
 
 HEALTH_PORT = 8080
 HOOK = str(ROOT / "example-scripts" / "create-passthrough.sh")
@@ -112,3 +113,13 @@ class Floor(Handler):
     def __init__(self, bed: Bed, core: int, receive_buffer_mb: int) -> None:
         super().__init__(bed, core, [str(BUILD / "bench-floor"), HOOK,
                                      str(receive_buffer_mb)], BUILD / "bench-floor.log")
+
+
+class PathFloor(Handler):
+    """bench/path_floor.py, whose work is the kernel's alone."""
+
+    name = "path-floor"
+
+    def __init__(self, bed: Bed, core: int) -> None:
+        super().__init__(bed, core, [sys.executable, str(ROOT / "bench" / "path_floor.py"), build_path_floor(), HOOK, "uplink",
+                                     bed.probe_mac], BUILD / "bench-path-floor.log")

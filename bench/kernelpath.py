@@ -8,12 +8,13 @@ import statistics
 from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
 
 from comparison import AtWork, Comparison
-from handlers import Handler
+from handlers import Handler, PathFloor
 from processes import BenchError
 from progress import Progress
 from workloads import KERNEL_PATH_WORKLOADS, LONE_US, SHORT, SHORT_PACKETS, SHORT_PER_S, WORKLOADS, Pace, Workload
 
 STATES = {"off": "off", "on": "require"}
+FLOOR = "floor"
 TIMES = 3  # the rate without loss of the threads, when too much is offered
 WARM_UP_RATE, WARM_UP_MS, WARM_UP_TURNS = 20_000, 500, 40
 ENOUGH = 0.99  # of the packets, each way
@@ -48,7 +49,7 @@ def carried(handler: Handler) -> Carried:
 
 
 def steps(pace: Pace) -> int:
-    return (len(KERNEL_PATH_WORKLOADS) + 2) * pace.rounds * len(STATES)
+    return ((len(KERNEL_PATH_WORKLOADS) + 3) * len(STATES) + 2) * pace.rounds
 
 
 def pace_of(pace: Pace) -> Pace:
@@ -58,18 +59,20 @@ def pace_of(pace: Pace) -> Pace:
 
 
 def rows(comparison: Comparison, pace: Pace, progress: Progress) -> Iterator[Dict]:
-    """For each kind of traffic its label and its rounds, and of each round what it gave with the path off and on."""
+    """For each kind of traffic its label and its rounds, and of each round what it gave with the path off and on. Lone packets
+    have a floor as well."""
     kinds: List[Tuple[str, Callable[[str, Dict], Dict]]] = [
         (workload.label, lambda state, off, workload=workload: under_load(comparison, workload, state, off, pace))
         for workload in KERNEL_PATH_WORKLOADS]
     kinds.append((f"lone packets, {LONE_US} us apart", lambda state, _: lone(comparison, state)))
+    kinds.append(("lone, received where it is sent", lambda state, _: lone_where_sent(comparison, state)))
     kinds.append((f"{SHORT_PER_S:,} connections/s", lambda state, _: short(comparison, state, pace)))
     for label, measured in kinds:
         progress.say(f"path in the kernel: {label}", True)
         rounds = []
         for _ in range(pace.rounds):
             one: Dict[str, Dict] = {}
-            for state in STATES:
+            for state in [*STATES, FLOOR] if label.startswith("lone") else STATES:
                 one[state] = measured(state, one.get("off", {}))
                 progress.next()
             rounds.append(one)
@@ -113,15 +116,22 @@ def warm_up(at_work: AtWork, workload: Workload, must: bool) -> None:
 
 def lone(comparison: Comparison, state: str) -> Dict:
     """Round trips of single packets with a pause after each."""
-    with comparison.at_work("gwlbtun", WORKLOADS[0], "--kernel-path", STATES[state]) as at_work:
+    options = [] if state == FLOOR else ["--kernel-path", STATES[state]]
+    with comparison.at_work(PathFloor.name if state == FLOOR else "gwlbtun", WORKLOADS[0], *options) as at_work:
         at_work.measurement.verify()
         for _ in range(WARM_UP_TURNS):
-            before = carried(at_work.handler)
+            before = carried(at_work.handler) if state == "on" else None
             probes = at_work.measurement.lone(LONE_US)
             # Those before the measured ones count as well.
-            if state == "off" or carried(at_work.handler).share(before, probes["sent"]) >= ENOUGH:
+            if not before or carried(at_work.handler).share(before, probes["sent"]) >= ENOUGH:
                 return {"median_us": probes["p50_us"], "p99_us": probes["p99_us"]}
     raise BenchError("the kernel does not carry lone packets")
+
+
+def lone_where_sent(comparison: Comparison, state: str) -> Dict:
+    """The same without steering: no core has to wake another for what takes the kernel."""
+    with comparison.received_where_sent():
+        return lone(comparison, state)
 
 
 def short(comparison: Comparison, state: str, pace: Pace) -> Dict:
@@ -147,7 +157,7 @@ def text(results: List[Dict]) -> List[str]:
     """The results as people read them."""
     lines = ["The path in the kernel off and on, one core for everything: medians of the rounds, in brackets their spread.",
              "core: all that its core did, soft interrupts included. times: on beside off, round by round.", "",
-             f"{'':31}  {'':37} {'off':>22} {'on':>22} {'times':>18}"]
+             f"{'':31}  {'':37} {'off':>22} {'on':>22} {'times':>18} {FLOOR:>22}"]
     for row in results:
         label = row["label"]
         for key, (what, divisor) in MEASURES.items():
@@ -156,7 +166,9 @@ def text(results: List[Dict]) -> List[str]:
             values = {state: [one[state][key] / divisor for one in row["rounds"]] for state in STATES}
             times = [on / off for off, on in zip(values["off"], values["on"])]
             columns = [at_least(row, key, state) + spread(values[state], 0 if divisor > 1 else 2) for state in STATES]
-            lines.append(f"{label:31}  {what:37} {columns[0]:>22} {columns[1]:>22} {spread(times, 2):>18}")
+            floors = [one[FLOOR][key] / divisor for one in row["rounds"] if FLOOR in one]
+            lines.append(f"{label:31}  {what:37} {columns[0]:>22} {columns[1]:>22} {spread(times, 2):>18} "
+                         f"{spread(floors, 2) if floors else '':>22}".rstrip())
             label = ""
     return lines + ["", *shares(results)]
 

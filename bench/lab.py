@@ -24,6 +24,7 @@ class Bed:
         self.balancer = f"gwt-{os.getpid()}-lb"
         self.host = f"gwt-{os.getpid()}-host"
         self.host_mac = ""
+        self.probe_mac = ""  # of the generator's device, which gets what returns to the address of the probes
 
     def __enter__(self) -> "Bed":
         try:
@@ -41,7 +42,8 @@ class Bed:
             self.host_mac = self._mac(self.host, "uplink")
             self._neighbour(self.balancer, "gwlb", HOST, self.host_mac)
             self._neighbour(self.host, "uplink", SOURCE, NOBODY)
-            self._neighbour(self.host, "uplink", PROBE, self._mac(self.balancer, "gwlb"))
+            self.probe_mac = self._mac(self.balancer, "gwlb")
+            self._neighbour(self.host, "uplink", PROBE, self.probe_mac)
         except BaseException:
             self.__exit__()
             raise

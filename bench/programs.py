@@ -27,6 +27,12 @@ def build() -> None:
         run(os.environ.get("CC", "cc"), *FLAGS, "-o", str(BUILD / f"bench-{name}"), *sources)
 
 
+def build_path_floor() -> str:
+    """Compiles what path_floor.py loads. Returns its path."""
+    run("make", "-s", "-C", str(ROOT), "path-floor")
+    return str(BUILD / "bpf" / "path_floor.txt")
+
+
 def expiry(flows: int, rounds: int, core: int, other_core: int) -> Dict:
     """Returns what expiry.c prints."""
     command = str(BUILD / "bench-expiry"), str(flows), str(rounds), str(core), str(other_core)

@@ -122,7 +122,8 @@ class Tunnel:
 
     def _begin(self, index: int) -> None:
         def enter() -> None:
-            self._workers[index] = worker  # by the thread itself: health never counts a packet of a thread that it does not list
+            # By the thread itself, so that health never counts a packet of a thread that it does not list.
+            self._workers[index] = worker
 
         place = self._places[index]
         worker = Worker(self._log, place.name, lambda: self._serve(index), place.number, place.core, rights=Rights.PACKETS,

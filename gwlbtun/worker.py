@@ -78,7 +78,7 @@ class Worker:
     def __init__(self, log: Log, name: str, body: Callable[[], None], number: int = 0, core: Optional[int] = None,
                  vital: bool = False, again: bool = False, wakes: bool = False, rights: Rights = Rights.CONTROL,
                  begun: Callable[[], None] = lambda: None, failed: Callable[[], None] = lambda: None):
-        """begun(): called as the thread's first act, before start() returns. failed(): as the last act of one that has failed."""
+        """begun(): the thread's first act, before start() returns. failed(): the last act of one that has failed."""
         self.name = name
         self.number = number
         self.native_id = 0

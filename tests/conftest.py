@@ -12,7 +12,8 @@ sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent)]
 pytest.register_assert_rewrite("fixtures", "expectations", "lab")  # what fails in them says what it saw, too
 pytest_plugins = ["leftovers", "processes"]
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell that started the tests in the background; programs inherit it
+# A shell that starts the tests in the background has them ignore it, and what they start inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -48,8 +48,11 @@ def _programs() -> Dict[str, Program]:
 
 
 def load(name: str, descriptors: Mapping[str, int]) -> int:
-    """The descriptor of a program that uses those maps. Raises bpf.Refused, or OSError."""
-    program = _programs()[name]
+    """The descriptor of one of our programs, which uses those maps. Raises bpf.Refused, or OSError."""
+    return load_any(_programs()[name], name, descriptors)
+
+
+def load_any(program: Program, name: str, descriptors: Mapping[str, int]) -> int:
     code = bytearray(program.instructions)
     for number, of in program.maps:
         code[8 * number + 1] = code[8 * number + 1] & 0x0F | _MAP_BY_DESCRIPTOR
