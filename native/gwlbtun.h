@@ -390,6 +390,7 @@ struct gw_kernel_setup {
 	void *globals;      /* struct gw_kernel_globals */
 	int32_t flows_fd;   /* the map */
 	int32_t links_bell; /* an eventfd, rung when K has put a pair of addresses into links; -1: none */
+	uint64_t wake_ns;   /* the longest that K may sleep */
 };
 
 /* What K has done, and how much there is now.  Anyone may read it at any time. */

@@ -52,6 +52,7 @@ struct gw_kernel {
 	struct gw_kernel_counts counts;
 	struct gw_kernel_slots slots;
 	struct gw_kernel_cycle cycle;
+	uint64_t wake_ns;
 	uint64_t slice_ns; /* when the next slice of a sweep is due */
 	uint64_t swept_ns; /* what the slices of this sweep have taken */
 	struct gw_kernel_flows flows;
@@ -98,6 +99,7 @@ static bool equip(struct gw_kernel *kernel, const struct gw_kernel_setup *setup)
 	const unsigned receivers = handler->shared.receivers;
 
 	kernel->globals = setup->globals;
+	kernel->wake_ns = setup->wake_ns;
 	kernel->promotion.endpoints = setup->endpoints;
 	kernel->flows.map = setup->flows_fd;
 	kernel->flows.flows = handler->shared.flows;
@@ -189,7 +191,6 @@ static void offer(struct gw_kernel *kernel, bool on)
 	atomic_store(&shared->polls, false);
 }
 
-/* While the map is empty K may sleep on: there is nothing to carry. */
 static void keep_time(struct gw_kernel_globals *globals, uint64_t now_ns)
 {
 	__atomic_store_n(&globals->now_s, gw_now_s(), __ATOMIC_RELAXED);
@@ -201,7 +202,7 @@ static void keep_time(struct gw_kernel_globals *globals, uint64_t now_ns)
 static uint64_t step(struct gw_kernel *kernel)
 {
 	const uint64_t now_ns = gw_now_ns();
-	uint64_t cycle_ns, sweep_ns;
+	uint64_t next_ns = now_ns + kernel->wake_ns, cycle_ns, sweep_ns;
 	bool more;
 
 	keep_time(kernel->globals, now_ns);
@@ -211,8 +212,10 @@ static uint64_t step(struct gw_kernel *kernel)
 	if (more)
 		return 0;
 	if (kernel->counts.entries == 0 && !kernel->flows.sweeping && gw_kernel_cycle_rests(&kernel->cycle, now_ns))
-		return UINT64_MAX;
-	return cycle_ns < sweep_ns ? cycle_ns : sweep_ns;
+		return next_ns;
+	if (next_ns > cycle_ns)
+		next_ns = cycle_ns;
+	return next_ns < sweep_ns ? next_ns : sweep_ns;
 }
 
 /* ---- Requests ----------------------------------------------------------------------------------------------------*/
@@ -342,7 +345,7 @@ static void sleep_until(struct gw_kernel *kernel, uint64_t until_ns)
 			return;
 		}
 	}
-	if (ppoll(&bell, 1, until_ns == UINT64_MAX ? NULL : &pause, NULL) > 0)
+	if (ppoll(&bell, 1, &pause, NULL) > 0)
 		gw_bell_silence(kernel->promotion.bell);
 	atomic_store(&kernel->promotion.sleeps, false);
 }

@@ -108,7 +108,7 @@ class Path:
     def go_on(self) -> None:
         """After rest(), or for the first time: flows may take the kernel."""
         if self._thread and not self._worker:
-            self._worker = Worker(self._log, "gwlbtun-kernel", self._thread.work, rights=Rights.MAPS)
+            self._worker = Worker(self._log, "gwlbtun-kernel", self._thread.work, wakes=True, rights=Rights.MAPS)
             self._worker.start()
 
     def rest(self) -> None:

@@ -3,7 +3,7 @@
 import ctypes
 from typing import Dict, Sequence
 
-from .. import fastpath
+from .. import fastpath, worker
 from ..layout import KernelCounts, KernelSetup
 from ..shim import failure
 from .layout import Tally
@@ -18,7 +18,8 @@ class Thread:
         self._library = handler.shim.library
         self._maps = maps
         self._setup = KernelSetup(ctypes.addressof(maps.endpoints), ctypes.addressof(maps.links),
-                                  ctypes.addressof(maps.globals), maps.fd["flows"], links_bell)
+                                  ctypes.addressof(maps.globals), maps.fd["flows"], links_bell,
+                                  int(worker.WAKE_S * 1e9))
         self._kernel = self._library.gw_kernel_new(handler.pointer, self._setup)
         if not self._kernel:
             raise failure()

@@ -117,6 +117,17 @@ def test_control_threads_that_stand_still_are_named_and_the_watchdog_starves(lab
     assert lab.wait(lambda: "No thread is stuck any more." in daemon.log())
 
 
+def test_the_thread_of_the_path_in_the_kernel_wakes_without_work_and_is_named_when_it_stands_still(lab, told):
+    daemon, _ = carried(lab, told, kernel_path="require")
+    end = time.monotonic() + 2 * WATCHDOG_S
+    while time.monotonic() < end:
+        assert fed(told)
+    with frozen(ids(daemon, "gwlbtun-kernel")):
+        assert starves(told)
+    assert set().union(*stuck(daemon)) == {"gwlbtun-kernel"}
+    assert fed(told)
+
+
 def test_it_is_as_patient_as_it_should_be(lab, tmp_path, started_by):
     """Threads that wake once a second are well for a watchdog of one second, too."""
     with manager(tmp_path) as told:
