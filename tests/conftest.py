@@ -12,9 +12,10 @@ sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent)]
 pytest.register_assert_rewrite("fixtures", "expectations", "lab")  # what fails in them says what it saw, too
 pytest_plugins = ["leftovers", "processes"]
 
-# A shell that starts the tests in the background has them ignore it, and what they start inherits that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Started in the background or by nohup, the tests ignore these, and what they start would inherit that.
+for number in signal.SIGINT, signal.SIGQUIT, signal.SIGHUP:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture

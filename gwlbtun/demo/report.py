@@ -40,11 +40,11 @@ def show_books(output: Output, books: Books) -> None:
 
 
 def _of_endpoint(endpoint: Health) -> Iterator[str]:
-    inward, threads = endpoint["tunnelIn"], endpoint["tunnelIn"]["threads"] + endpoint["tunnelOut"]["threads"]
+    inward, tunnels = endpoint["tunnelIn"], (endpoint["tunnelIn"], endpoint["tunnelOut"])
     flows = endpoint["v4FlowCache"]["size"] + endpoint["v6FlowCache"]["size"]
     yield f"  {inward['pktsOut']:>7,} packets to Linux, {inward['bytesOut'] / 1e6:,.1f} MB"
-    yield (f"  {sum(thread['pktsSent'] for thread in threads):>7,} packets back from Linux, "
-           f"{sum(thread['bytesSent'] for thread in threads) / 1e6:,.1f} MB")
+    yield (f"  {sum(tunnel['pktsSent'] for tunnel in tunnels):>7,} packets back from Linux, "
+           f"{sum(tunnel['bytesSent'] for tunnel in tunnels) / 1e6:,.1f} MB")
     yield f"  {flows:>7,} flows"
 
 

@@ -79,6 +79,9 @@ def test_it_shows_what_passes_and_what_is_dropped_and_why(done):
     sent, returned, dropped = (int(figure.replace(",", "")) for figure in re.search(
         r"sums +([\d,]+) packets to gwlbtun, ([\d,]+) back, ([\d,]+) dropped: none is missing", done.stdout).groups())
     assert sent == returned + dropped > 1000 > dropped > 0
+    # Whoever carried them; the endpoint's line is a moment older.
+    counted = int(re.search(r"^ +([\d,]+) packets back from Linux", done.stdout, re.MULTILINE)[1].replace(",", ""))
+    assert 0.9 * returned < counted <= returned
     assert re.search(r"^ +1 by gwlbtun +source_refused: ", done.stdout, re.MULTILINE)
     assert re.search(r"^ +[12] by nftables +the rule `counter drop` of chain forward", done.stdout, re.MULTILINE)
     assert max(map(len, done.stdout.splitlines())) <= 100
