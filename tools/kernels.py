@@ -163,6 +163,8 @@ def boot(kernel: Kernel, ramdisk: Path, accel: str, seconds: int, log: Path) -> 
     socket = BUILD / f"virtiofs-{os.getpid()}.sock"
     server = next(path for path in VIRTIOFSD if path.exists())
     settings = "console=ttyS0 quiet loglevel=5 panic=-1 panic_on_oops=1 mitigations=off"
+    if accel == "tcg":
+        settings += " tsc=reliable"  # each look at another clock is a device's work, and takes the emulator's one lock
     qemu = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi" if accel == "tcg" else accel,
             "-cpu", "max" if accel == "tcg" else "host", "-smp", "2", "-m", MEMORY, "-nographic", "-no-reboot", "-nic", "none",
             "-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on", "-numa", "node,memdev=memory",
