@@ -213,7 +213,7 @@ def boot(kernel: Kernel, ramdisk: Path, accel: str, seconds: int, log: Path) -> 
 def run(kernel: Kernel, accel: str, seconds: int, arguments: List[str]) -> Optional[int]:
     """The status of pytest; None: the guest did not come to that."""
     command = [str(GUEST), str(kernel.modules), str(ROOT), sys.executable, "-m", "pytest", "-p", "no:cacheprovider",
-               "--color=no", *arguments]
+               "--color=no", "-vv", *arguments]  # a line for each test: a run is long
     ramdisk = initramfs(kernel, command)
     log = BUILD / f"{kernel.series}.log"
     say(f"{kernel.release}, by {accel}: {' '.join(arguments)}")
