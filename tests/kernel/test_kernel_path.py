@@ -167,7 +167,7 @@ def test_a_restart_in_place(lab):
     assert carrying.all_back()
     before = carrying.daemon.health()["totals"]
     os.kill(carrying.daemon.pid, signal.SIGHUP)
-    assert lab.wait(lambda: "this is another program now" in carrying.daemon.log())
+    assert lab.wait(lambda: "this is another program now" in carrying.daemon.log()), carrying.daemon.log()
     after = carrying.daemon.health()["totals"]
     for key in "pktsFromGwlb", "bytesFromGwlb", "pktsToLinux", "pktsToGwlb", "bytesToGwlb":
         assert after[key] == before[key]
