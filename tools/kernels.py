@@ -235,7 +235,7 @@ def acceleration(kernel: Kernel) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--accel", choices=["kvm", "tcg"])
-    parser.add_argument("--seconds", type=int, default=3600)
+    parser.add_argument("--seconds", type=int, default=4 * 3600)  # emulation takes its time
     parser.add_argument("--list", action="store_true")
     parser.add_argument("kernels", nargs="?", default="")
     options, arguments = parser.parse_known_args()
