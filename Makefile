@@ -118,7 +118,8 @@ test: packages $(SHIM) pytest
 
 # Those that depend on the kernel, on other kernels, in qemu: KERNELS="6.1 newest", as Debian's archive has them.
 KERNELS      ?= 5.10 6.1 6.12 newest
-KERNEL_TESTS ?= $(patsubst %,tests/kernel/test_%.py,attach programs refusals keys links aside wires rules kernel_flows kernel_path) \
+KERNEL_PATH_TESTS := attach programs refusals keys links aside wires rules kernel_flows kernel_path stacked_uplinks
+KERNEL_TESTS ?= $(KERNEL_PATH_TESTS:%=tests/kernel/test_%.py) \
                 $(patsubst %,tests/daemon/test_%.py,tun privilege takeover wire)
 
 test-kernels: packages $(SHIM) pytest

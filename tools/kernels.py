@@ -163,6 +163,8 @@ def boot(kernel: Kernel, ramdisk: Path, accel: str, seconds: int, log: Path) -> 
     socket = BUILD / f"virtiofs-{os.getpid()}.sock"
     server = next(path for path in VIRTIOFSD if path.exists())
     settings = "console=ttyS0 quiet loglevel=5 panic=-1 panic_on_oops=1 mitigations=off"
+    if accel == "tcg":
+        settings += " tsc=reliable"  # each look at another clock is a device's work, and takes the emulator's one lock
     qemu = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi" if accel == "tcg" else accel,
             "-cpu", "max" if accel == "tcg" else "host", "-smp", "2", "-m", MEMORY, "-nographic", "-no-reboot", "-nic", "none",
             "-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on", "-numa", "node,memdev=memory",
@@ -211,7 +213,7 @@ def boot(kernel: Kernel, ramdisk: Path, accel: str, seconds: int, log: Path) -> 
 def run(kernel: Kernel, accel: str, seconds: int, arguments: List[str]) -> Optional[int]:
     """The status of pytest; None: the guest did not come to that."""
     command = [str(GUEST), str(kernel.modules), str(ROOT), sys.executable, "-m", "pytest", "-p", "no:cacheprovider",
-               "--color=no", *arguments]
+               "--color=no", "-vv", *arguments]  # a line for each test: a run is long
     ramdisk = initramfs(kernel, command)
     log = BUILD / f"{kernel.series}.log"
     say(f"{kernel.release}, by {accel}: {' '.join(arguments)}")
@@ -233,7 +235,7 @@ def acceleration(kernel: Kernel) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(usage=__doc__)
     parser.add_argument("--accel", choices=["kvm", "tcg"])
-    parser.add_argument("--seconds", type=int, default=3600)
+    parser.add_argument("--seconds", type=int, default=4 * 3600)  # emulation takes its time
     parser.add_argument("--list", action="store_true")
     parser.add_argument("kernels", nargs="?", default="")
     options, arguments = parser.parse_known_args()

@@ -24,7 +24,7 @@ GWI_INDEX = 77
 COOKIE = 7
 
 
-def wait_for(condition, what="it did not happen", timeout=20):
+def wait_for(condition, what="it did not happen", timeout=60):
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, what

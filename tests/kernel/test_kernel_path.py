@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import struct
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,8 @@ import packets
 from carrying import Carrying
 from expectations import Forwarded
 from gwlbtun.kernel import bpf
-from lab import APPLIANCE, BALANCER, CLIENT, ENI, ROUTE, SERVER
+from lab import BALANCER, CLIENT, ENI, ROUTE, SERVER
 from linux import HAS_TCX
-
-ETH_P_IP = 0x0800
 
 
 @pytest.mark.parametrize("version, protocol", [(4, "udp"), (4, "tcp"), (6, "udp"), (6, "tcp")])
@@ -29,39 +26,15 @@ def test_a_known_flow_takes_the_kernel(lab, version, protocol):
     assert carrying.takes_kernel(50, **flow) == (50, 50)
 
 
-def outer_headers(lab, carrying, count, **flow):
-    """What the load balancer gets around the inner packets of a flow: the headers, with lengths and checksums set to 0.
-
-    The identification as well: connected sockets number their packets, but it means nothing where DF is set (RFC 6864).
-    """
-    with lab.outside.entered():
-        tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
-    found = []
-    with tap:
-        tap.settimeout(10)
-        carrying.send(count, **flow)
-        while len(found) < count:
-            packet = tap.recv(65536)
-            if packet[12:16] == socket.inet_aton(APPLIANCE):
-                found.append(packet)
-    headers = set()
-    for packet in found:
-        words = struct.unpack("!10H", packet[:20])
-        assert sum(words) % 0xFFFF == 0 and words[1] == len(packet)
-        assert struct.unpack_from("!H", packet, 24)[0] == len(packet) - 20
-        headers.add(packet[:2] + bytes(4) + packet[6:10] + bytes(2) + packet[12:24] + bytes(4) + packet[28:68])
-    return headers
-
-
 def test_what_the_kernel_sends_is_what_the_threads_send(lab):
     carrying = Carrying(lab)
     carrying.send()
     assert carrying.all_back()  # what waits for an endpoint leaves together
-    by_threads = outer_headers(lab, carrying, 3)
+    by_threads = carrying.outer_headers(3)
     assert carrying.carried()[1] == 0
     assert carrying.until_carried()
     before = carrying.carried()
-    by_kernel = outer_headers(lab, carrying, 20)
+    by_kernel = carrying.outer_headers(20)
     assert carrying.carried()[1] - before[1] == 20
     assert by_kernel == by_threads
 
@@ -194,7 +167,7 @@ def test_a_restart_in_place(lab):
     assert carrying.all_back()
     before = carrying.daemon.health()["totals"]
     os.kill(carrying.daemon.pid, signal.SIGHUP)
-    assert lab.wait(lambda: "this is another program now" in carrying.daemon.log())
+    assert lab.wait(lambda: "this is another program now" in carrying.daemon.log()), carrying.daemon.log()
     after = carrying.daemon.health()["totals"]
     for key in "pktsFromGwlb", "bytesFromGwlb", "pktsToLinux", "pktsToGwlb", "bytesToGwlb":
         assert after[key] == before[key]

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT-0
 """A daemon whose known flows take the kernel: traffic that gets them there, and what the counters say of it."""
 import itertools
+import socket
+import struct
 import time
 
 import packets
 from expectations import Forwarded
-from lab import CLIENT, ENI, ROUTE, SERVER
+from lab import APPLIANCE, CLIENT, ENI, ROUTE, SERVER
 
 PAUSE_S = 0.005  # between two packets, as nobody's way back is through while they come one on the other
+ETH_P_IP, ETHERNET = 0x0800, 14
 
 
 class Carrying:
@@ -71,3 +74,26 @@ class Carrying:
         self.send(count, **flow)
         assert self.all_back()
         return tuple(now - then for now, then in zip(self.carried(), before))
+
+    def outer_headers(self, count, **flow):
+        """What the load balancer gets around so many packets of a flow: the headers, with lengths and checksums set to 0.
+
+        The identification as well: connected sockets number their packets, but it means nothing where DF is set (RFC 6864).
+        """
+        with self.lab.outside.entered():
+            tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
+        found = []
+        with tap:
+            tap.settimeout(60)
+            self.send(count, **flow)
+            while len(found) < count:
+                frame = tap.recv(65536)
+                if frame[ETHERNET + 12:ETHERNET + 16] == socket.inet_aton(APPLIANCE):
+                    found.append(frame)
+        headers = set()
+        for ethernet, packet in ((frame[:ETHERNET], frame[ETHERNET:]) for frame in found):
+            words = struct.unpack("!10H", packet[:20])
+            assert sum(words) % 0xFFFF == 0 and words[1] == len(packet)
+            assert struct.unpack_from("!H", packet, 24)[0] == len(packet) - 20
+            headers.add(ethernet + packet[:2] + bytes(4) + packet[6:10] + bytes(2) + packet[12:24] + bytes(4) + packet[28:68])
+        return headers

@@ -4,7 +4,7 @@ import select
 import time
 from typing import Callable
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def turn_until(condition: Callable[[], bool], *followers, timeout: float = WAIT_S) -> bool:
