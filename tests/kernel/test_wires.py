@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT-0
 """The programs at real interfaces: what Linux makes of what they pass, in which order, and by both ways of attachment."""
 import contextlib
+import fcntl
 import itertools
 import os
 import socket
@@ -17,6 +18,8 @@ from packets import TCP, UDP
 
 from gwlbtun import installation
 from gwlbtun.kernel import layout, programs
+
+TUNSETOFFLOAD, TUN_F_CSUM = 0x400454D0, 0x01
 
 
 @pytest.fixture(params=[True, False] if HAS_TCX else [False], ids=lambda tcx: "TCX" if tcx else "cls_bpf")
@@ -143,10 +146,11 @@ def test_next_hop_is_that_of_a_packet_from_a_thread(wires):
         assert chosen() == by_thread
 
 
-def test_local_sender_goes_up(wires):
-    """Its checksum may be left to the device."""
+@pytest.mark.parametrize("left", [True, False])
+def test_local_sender_goes_up_if_its_checksum_is_left_to_the_device(wires, left):
     inner = packets.udp("10.9.9.9", "10.0.2.2", 40000, 443, b"from here")
     wires.world.add(inner)
+    fcntl.ioctl(wires.gwo, TUNSETOFFLOAD, TUN_F_CSUM if left else 0)
     wires.appliance.ip("address add 10.9.9.9/32 dev lo")
     with wires.appliance.entered():
         local = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -154,8 +158,9 @@ def test_local_sender_goes_up(wires):
         local.bind(("10.9.9.9", 40000))
         local.sendto(b"from here", ("10.0.2.2", 443))
         queued = wires.queued()
-    assert [packets.parse(one).length for one in queued] == [len(inner)]
-    assert wires.on_wire.read() == []
+    assert [packets.parse(one).length for one in queued] == [len(inner)] * left
+    carried = [one[-len(inner):] for one in wires.on_wire.read()]
+    assert [packets.faults(one) for one in carried] == [[]] * (not left)
 
 
 def test_way_in_goes_up_behind_what_took_the_kernel(wires):
