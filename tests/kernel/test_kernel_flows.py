@@ -41,7 +41,7 @@ class Stand:
         self.handler = fastpath.Handler(self.shim, 1, 1, 4, 4096, idle_s, idle_s, 0)
         self.rung, self.bell = os.pipe2(os.O_NONBLOCK)
         setup = KernelSetup(ctypes.addressof(self.maps.endpoints), ctypes.addressof(self.maps.links),
-                            ctypes.addressof(self.maps.globals), self.maps.fd["flows"], self.bell)
+                            ctypes.addressof(self.maps.globals), self.maps.fd["flows"], self.bell, 10**10)
         self.kernel = self.library.gw_kernel_new(self.handler._handler, setup)
         assert self.kernel
         self.endpoint = self.handler.endpoint(ENI)

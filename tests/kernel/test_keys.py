@@ -41,7 +41,7 @@ def some_packets(count):
         second = bytes(changed) if draw.random() < 0.7 else bytes(draw.randrange(256) for _ in range(size))
         ports = [draw.choice((0, 1, 255, 256, 0x7FFF, 0x8000, 0xFFFF, draw.randrange(65536))) for _ in range(2)]
         protocol = draw.choice((packets.TCP, packets.UDP))
-        body = struct.pack("!HH", *ports) + bytes(draw.randrange(256) for _ in range(draw.randrange(4, 60)))
+        body = struct.pack("!HH", *ports) + bytes(draw.randrange(256) for _ in range(draw.randrange(16, 60)))
         ends = [socket.inet_ntop(socket.AF_INET if size == 4 else socket.AF_INET6, end)
                 for end in (first, second)]
         yield packets.ip(ends[0], ends[1], protocol, body)
