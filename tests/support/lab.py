@@ -85,20 +85,15 @@ class Daemon:
         return self._errors.read_text()
 
     def wait_ready(self, timeout: float = 60) -> "Daemon":
-        """Returns when UDP port 6081 and the health port are open, and a signal stops it cleanly."""
+        """Returns when UDP port 6081 is open and health is answered, which is the last of what it begins."""
         end = time.monotonic() + timeout
-        while not (self._listens("udp", geneve.PORT) and self._listens("tcp", HEALTH_PORT) and self._catches(signal.SIGTERM)):
+        while not (self._listens("udp", geneve.PORT) and self._listens("tcp", HEALTH_PORT)):
             if self.process.poll() is not None:
                 raise AssertionError(f"gwlbtun ended with {self.process.returncode}:\n{self.log()}{self.errors()}")
             assert time.monotonic() < end, f"gwlbtun does not come up:\n{self.log()}{self.errors()}"
             time.sleep(0.01)
+        self.get()
         return self
-
-    def _catches(self, number: int) -> bool:
-        with contextlib.suppress(OSError):
-            status = Path(f"/proc/{self.pid}/status").read_text()
-            return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> number - 1 & 1)
-        return False
 
     def _listens(self, protocol: str, port: int) -> bool:
         tables = []
