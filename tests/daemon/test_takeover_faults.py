@@ -108,6 +108,7 @@ def test_what_cannot_be_taken_over_is_made_anew(lab, tmp_path, copy, damage, sai
     assert restartable.daemon.stop() == 0 and restartable.interfaces() == []
 
 
+@pytest.mark.unsanitized(reason="a sanitizer needs more addresses than are left")
 def test_too_little_memory_after_all(lab, tmp_path, copy):
     """The new program does not come up at all: it ends with a status that makes a supervisor start it again."""
     patched(copy, "handover.py", WRITE, WRITE + "        import resource\n"
