@@ -98,9 +98,10 @@ def test_who_asks_within_a_second_shares_a_report(busy):
     begin = time.monotonic()
     reports = [busy.get()[2] for _ in range(50)]
     assert len(set(reports)) <= 2 * (time.monotonic() - begin) + 2
-    time.sleep(2)
-    old, new = reports[-1], busy.get()[2]
-    assert json.loads(new)["uptimeSecs"] > json.loads(old)["uptimeSecs"] + 0.9
+    old, end = json.loads(reports[-1])["uptimeSecs"], time.monotonic() + 60
+    while json.loads(busy.get()[2])["uptimeSecs"] < old + 0.9:  # a busy machine makes fewer reports
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_fat_headers_leave_no_memory_behind(fresh):
