@@ -38,7 +38,8 @@ class PassingEndpoint(Endpoint):
 
     def begin_rest(self) -> None:
         """Once the receivers have paused: tells its T threads to write out what the rings hold, and to end."""
-        self._kernel.down(self)
+        if not self._kernel.stays:
+            self._kernel.down(self)
         with self._serving:
             for tunnel in self.tunnels:
                 tunnel.stop_starting()
@@ -64,11 +65,13 @@ class PassingEndpoint(Endpoint):
     def record(self) -> Json:
         """All that the next program has to know of it."""
         native = self.native
+        carried, counted_then = self.kernel.record()
         return {"eni": self.eni, "slot": native.slot(), "made_ns": self.made_ns, "last_ns": self.last_ns(),
                 "ring_drops": native.ring_drops(), "flow_drops": native.flow_drops(), "up_ns": self._up_ns,
                 "state": self.state.value, "failure": self.failure, "retry_ns": self._retry_ns, "created": self._created,
                 "open": self._open, "undo": self._undo, "lively": self._lively, "silence": self._silence.over,
-                "carried": self.carried, "kernel": self.kernel.record(), "commands": self._commands.record(),
+                "carried": self.carried, "kernel": carried, "kernel_counted": counted_then,
+                "commands": self._commands.record(),
                 "counters": [[row._asdict() for row in tunnel.counters()] for tunnel in self.tunnels],
                 "interfaces": self._interfaces.record() if self._created else None}
 
@@ -78,7 +81,7 @@ class PassingEndpoint(Endpoint):
         for tunnel, rows in zip(self.tunnels, record["counters"]):
             tunnel.restore_counters(rows)
         if "kernel" in record:  # not from a program that had no path in the kernel
-            self.kernel.resume(record["kernel"])
+            self.kernel.resume(record["kernel"], record["kernel_counted"] if self._kernel.adopted else None)
         fds = [fd for tunnel in (record["interfaces"] or {"tunnels": ()})["tunnels"] for fd in tunnel["fds"]]
         if not queues.issuperset(fds) or len(fds) != len(set(fds)):
             raise ValueError("queues of its interfaces are missing")
