@@ -22,7 +22,7 @@ _CREATE = struct.Struct("=IIIII8x16s")       # type, key size, value size, entri
 _ELEMENT = struct.Struct("=I4xQQQ")          # map, key, value or next key, flags
 _LOAD = struct.Struct("=IIQQIIQII16s")       # type, count, instructions, license, log level, size and text, -, -, name
 _RUN = struct.Struct("=IIIIQQIIIIQQII")      # program, result, sizes of data, data, repeat, duration, of context, context, -, -
-_INFO = struct.Struct("=IIQ")                # object, size, info
+_INFO = struct.Struct("=iIQ")                # object, size, info
 _LINK = struct.Struct("=IIII")               # program, interface, place, flags
 _QUERY = struct.Struct("=IIIIQIIQQQQ")       # interface, place, flags, -, numbers, how many, -, -, -, -, revision
 

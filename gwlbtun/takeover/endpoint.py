@@ -77,7 +77,7 @@ class PassingEndpoint(Endpoint):
 
     def adopt(self, record: Json, queues: Set[int]) -> None:
         """Becomes what the record says, with those descriptors that are there. Whatever it raises, it is then as if it had just
-        been made, with its counters."""
+        been made, with its counters; or, when its interfaces are gone, as if somebody had deleted them."""
         for tunnel, rows in zip(self.tunnels, record["counters"]):
             tunnel.restore_counters(rows)
         if "kernel" in record:  # not from a program that had no path in the kernel
@@ -90,6 +90,7 @@ class PassingEndpoint(Endpoint):
         self.native.resume(int(record["last_ns"]), int(record["ring_drops"]), int(record["flow_drops"]))
         self._commands.resume(record["commands"])
         if record["interfaces"]:
+            self._undo = True  # unless all of them are there
             self._interfaces.adopt(record["interfaces"])
             self._created = True
         self._undo = bool(record["undo"])

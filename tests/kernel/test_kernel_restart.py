@@ -184,4 +184,4 @@ def test_descriptors_do_not_pile_up(restarting):
     for _ in range(3):
         restarting.restart()
     after = restarting.footprint()
-    assert after[0] < before[0] + 3 and after[1] == before[1], (before, after)
+    assert after[0] < before[0] + 3 and after[1] <= before[1], (before, after)

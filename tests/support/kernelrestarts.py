@@ -6,7 +6,7 @@ import threading
 import time
 
 from carrying import Carrying
-from restarts import Restartable
+from restarts import Restartable, patched
 
 import packets
 
@@ -60,7 +60,5 @@ class Restarting(Carrying, Restartable):
 
 def slowed(copy, seconds):
     """Has the program of a copy take that long to begin after a restart in place."""
-    path = copy.parent / "gwlbtun" / "takeover" / "state.py"
-    text, begin = path.read_text(), "    if not text:\n        return {}, \"\"\n"
-    assert text.count(begin) == 1
-    path.write_text(text.replace(begin, f"{begin}    import time\n    time.sleep({seconds})\n"))
+    begin = '    if not text:\n        return {}, ""\n'
+    patched(copy, "state.py", begin, f"{begin}    import time\n    time.sleep({seconds})\n")
