@@ -173,7 +173,7 @@ class Daemon:
         if self._server:
             self._server.open()
         self._service.begin(self._health, self._receivers, self._endpoints, self._server)
-        self._inherited.tell()
+        self._inherited.tell(self._kernel.adopted)
 
     def _loop(self) -> None:
         """Waits for signals and does what is due every second, until everything has stopped."""

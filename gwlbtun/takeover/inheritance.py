@@ -190,13 +190,14 @@ class Inheritance:
             else:
                 os.close(fd)
 
-    def tell(self) -> None:
-        """Everything runs."""
+    def tell(self, in_kernel: bool) -> None:
+        """Everything runs. in_kernel: flows that take the kernel went on all the while."""
         if not self:
             return
         gap = ""
         if isinstance(self._state.get("paused_ns"), int):
-            gap = f" Packets waited for {(time.monotonic_ns() - self._state['paused_ns']) / 1e6:.0f} ms."
+            gap = f" Packets waited for {(time.monotonic_ns() - self._state['paused_ns']) / 1e6:.0f} ms"
+            gap += ", but for those of flows that take the kernel." if in_kernel else "."
         number = self._state.get("outline", {}).get("endpoints", 0) if isinstance(self._state.get("outline"), dict) else 0
         self._log.important(CORE, f"Restart in place: this is another program now, with {number} endpoints and their "
                                   f"flows.{gap}")

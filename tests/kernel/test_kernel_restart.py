@@ -26,6 +26,11 @@ def slow(lab, tmp_path, copy):
     return Restarting(lab, tmp_path, command=[sys.executable, copy])
 
 
+def waiting(lab):
+    """Bytes of packets that a receiver has yet to read."""
+    return sum(int(line.split()[1]) for line in lab.appliance.run("ss", "-lunH", "sport", "=", ":6081").stdout.splitlines())
+
+
 @pytest.mark.parametrize("version, protocol", [(4, "udp"), (6, "tcp")])
 def test_a_flow_takes_the_kernel_as_before(restarting, version, protocol):
     flow = {"version": version, "protocol": protocol}
@@ -107,6 +112,7 @@ def test_no_reply_leaves_under_a_header_that_has_changed_meanwhile(slow):
         tap.settimeout(60)
         flow.renew(cookie=0x22222222)
         slow.send(port=2000)
+        assert lab.wait(lambda: waiting(lab))
         lab.emit(slow.endpoint.gwo, slow.packet(port=2000, reply=True))  # Linux answers what came before
         assert slow.is_replaced()
         found = []

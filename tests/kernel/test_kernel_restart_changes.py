@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """A restart in place after which the path in the kernel cannot be as it was, or not all of it: no packet is lost by that."""
+import contextlib
 import os
 import re
 import socket
@@ -19,7 +20,10 @@ LEFT = 'record["kernel_path"]'
 
 def open_objects(daemon):
     """What it has of maps, programs and links."""
-    found = (os.readlink(fd) for fd in Path(f"/proc/{daemon.pid}/fd").iterdir())
+    found = []
+    for fd in Path(f"/proc/{daemon.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # some are open for a moment only
+            found.append(os.readlink(fd))
     return sorted(name for name in found if name.startswith("anon_inode:bpf"))
 
 
