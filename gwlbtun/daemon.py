@@ -89,7 +89,7 @@ class Daemon:
         shim = self._shim = fastpath.Shim()
         capacity.raise_descriptor_limit()
         offloads, inherited = tun.probe(settings.offload), self._inherited
-        self._kernel = Path(settings, bool(inherited), self._stopping, log)
+        self._kernel = Path(settings, bool(inherited), inherited.path_in_kernel(), self._stopping, log)
         sockets = open_sockets(settings, log, inherited.sockets)
         port, places, raw = settings.health_port, settings.udp_places, raw_socket(log)
         self._server = Server(port, self._answer, log, inherited.health_listener(port)) if port else None
@@ -97,7 +97,7 @@ class Daemon:
             self._handler, self._flows_fd = inherited.with_flows(lambda flows_fd: fastpath.Handler(
                 shim, len(places), len(settings.tunnel_places), takeover.slots(settings), takeover.flows_most(settings),
                 settings.flow_idle_s, settings.udp_idle_s, offloads, raw, flows_fd))
-            self._kernel.serve(self._handler)
+            self._kernel.serve(self._handler, inherited.flows_go_on and len(inherited.sockets) == len(places))
         except OSError as error:
             raise StartError(f"cannot set up the fast path ({error.strerror}): give a smaller --max-flows, "
                              "--max-endpoints or number of threads") from None
@@ -155,9 +155,9 @@ class Daemon:
         self._log.info(CORE, privilege.prepare(self._shim, needs, self._kernel.capabilities))
         self._log.start(self._trace if traced else None)
         self._log.info(CORE, f"gwlbtun {__version__} starts, process {os.getpid()}.")
-        self._kernel.start()
         self._inherited.resume(self._handler, self._receivers, self._endpoints, self._sources, self._health,
                                self._drop_watch, self._patrol)
+        self._kernel.start()
         self._stopper.start()  # now: later the system may have no room for it
         if self._server:
             self._server.start()
@@ -173,7 +173,7 @@ class Daemon:
         if self._server:
             self._server.open()
         self._service.begin(self._health, self._receivers, self._endpoints, self._server)
-        self._inherited.tell()
+        self._inherited.tell(self._kernel.adopted)
 
     def _loop(self) -> None:
         """Waits for signals and does what is due every second, until everything has stopped."""

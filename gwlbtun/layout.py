@@ -68,7 +68,7 @@ class KernelSetup(ctypes.Structure):
     """struct gw_kernel_setup."""
 
     _fields_ = [("endpoints", c_void_p), ("links", c_void_p), ("globals", c_void_p), ("flows_fd", c_int32),
-                ("links_bell", c_int32), ("wake_ns", c_uint64)]
+                ("links_bell", c_int32), ("wake_ns", c_uint64), ("before", c_void_p)]
 
 
 class KernelCounts(ctypes.Structure):

@@ -391,6 +391,8 @@ struct gw_kernel_setup {
 	int32_t flows_fd;   /* the map */
 	int32_t links_bell; /* an eventfd, rung when K has put a pair of addresses into links; -1: none */
 	uint64_t wake_ns;   /* the longest that K may sleep */
+	/* Of the K that has left all this to another program, whose work this one goes on with; NULL: it is new. */
+	const struct gw_kernel_counts *before;
 };
 
 /* What K has done, and how much there is now.  Anyone may read it at any time. */
@@ -412,13 +414,19 @@ struct gw_kernel_counts {
 	uint64_t lost;     /* requests that found K's ring full; they are made again */
 };
 
-/* Makes it, switched off.  NULL with errno. */
+/* Makes it, at rest.  NULL with errno. */
 GW_EXPORT struct gw_kernel *gw_kernel_new(struct gw_handler *handler, const struct gw_kernel_setup *setup);
 
-/* Thread K: works until gw_kernel_stop(), and returns GW_STOPPED.  Meanwhile globals.on is 1 and U threads have flows promoted.
- * It may be called again. */
+/* Switches the programs on, and has U threads tell K of their flows, before any of them runs; or not any longer. */
+GW_EXPORT void gw_kernel_offer(struct gw_kernel *kernel, int on);
+
+/* Thread K: works until gw_kernel_stop() or gw_kernel_leave(), and returns GW_STOPPED.  Meanwhile all is on.  It may be called
+ * again. */
 GW_EXPORT int gw_kernel_work(struct gw_kernel *kernel);
 GW_EXPORT void gw_kernel_stop(struct gw_kernel *kernel);
+
+/* As gw_kernel_stop(), but programs go on with the flows that they have.  Until there is a K again no U thread may run. */
+GW_EXPORT void gw_kernel_leave(struct gw_kernel *kernel);
 
 /* Frees it.  K must have returned, and every endpoint must be off.  Before gw_handler_free(). */
 GW_EXPORT void gw_kernel_free(struct gw_kernel *kernel);
@@ -426,7 +434,8 @@ GW_EXPORT void gw_kernel_free(struct gw_kernel *kernel);
 GW_EXPORT const struct gw_kernel_counts *gw_kernel_counted(const struct gw_kernel *kernel);
 
 /*
- * The endpoint's flows may take the kernel: writes endpoints[slot], under a new life.  After gw_endpoint_open().  gwi: its
+ * The endpoint's flows may take the kernel: writes endpoints[slot], under a new life; or under the one that it has, if another K
+ * has left the slot on for that endpoint.  After gw_endpoint_open().  gwi: its
  * interface index.  queues: the descriptors of its queues, all of gwi and then all of gwo, by thread; they must stay open until
  * it is off.  queue_length: how many packets one of them can hold at most, ever.  0 or -errno.
  */

@@ -171,14 +171,19 @@ static void leave(struct gw_kernel_flow *flow, uint64_t now_ns)
 
 /* ---- Swept -------------------------------------------------------------------------------------------------------*/
 
+void gw_kernel_flows_resume(struct gw_kernel_flows *flows)
+{
+	flows->sweeping = true;
+	flows->position = flows->found = 0;
+}
+
 void gw_kernel_flows_sweep(struct gw_kernel_flows *flows, uint64_t now_ns)
 {
 	uint32_t number = GW_KERNEL_SLICE;
 	int status;
 
 	if (!flows->sweeping) {
-		flows->sweeping = true;
-		flows->position = flows->found = 0;
+		gw_kernel_flows_resume(flows);
 		flows->began_ns = now_ns;
 	}
 	status = gw_kernel_map_walk(flows->map, &flows->position, flows->key, flows->flow, &number);

@@ -54,6 +54,9 @@ struct gw_kernel_flows {
 bool gw_kernel_flows_take(struct gw_kernel_flows *flows, unsigned receiver, const struct gw_promote_request *request,
                           uint64_t now_ns);
 
+/* The map may have flows already, of another K: a sweep is under way, from the beginning. */
+void gw_kernel_flows_resume(struct gw_kernel_flows *flows);
+
 /* Looks at some entries, of a new sweep if none is under way. */
 void gw_kernel_flows_sweep(struct gw_kernel_flows *flows, uint64_t now_ns);
 

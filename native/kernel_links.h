@@ -24,6 +24,9 @@ struct gw_kernel_links {
 	uint16_t cell[GW_KERNEL_LINK_CELLS]; /* index + 1, or 0 */
 };
 
+/* Finds the pairs that are there already, `count` of them. */
+void gw_kernel_links_resume(struct gw_kernel_links *links);
+
 /* The index of the pair of addresses of an origin, or -1 when there are too many pairs. */
 int gw_kernel_link(struct gw_kernel_links *links, const struct gw_origin *origin);
 

@@ -47,9 +47,10 @@ struct gw_kernel {
 	struct gw_kernel_globals *globals;
 	struct gw_fence **fence; /* of each receiver, as are these */
 	struct gw_promote **promote;
-	_Atomic bool stop;
+	_Atomic bool stop, leave;
 	pthread_mutex_t lock;
 	struct gw_kernel_counts counts;
+	uint64_t lost_before; /* counts.lost of the K before */
 	struct gw_kernel_slots slots;
 	struct gw_kernel_cycle cycle;
 	uint64_t wake_ns;
@@ -59,7 +60,8 @@ struct gw_kernel {
 };
 
 static bool equip(struct gw_kernel *kernel, const struct gw_kernel_setup *setup);
-static void offer(struct gw_kernel *kernel, bool on);
+static void go_on(struct gw_kernel *kernel, const struct gw_kernel_counts *before);
+static void withdraw(struct gw_kernel *kernel);
 static void keep_time(struct gw_kernel_globals *globals, uint64_t now_ns);
 static uint64_t step(struct gw_kernel *kernel);
 static bool take_requests(struct gw_kernel *kernel, uint64_t now_ns);
@@ -122,9 +124,24 @@ static bool equip(struct gw_kernel *kernel, const struct gw_kernel_setup *setup)
 		while (gw_promote_peek(kernel->promote[i]))
 			gw_promote_release(kernel->promote[i]);
 	}
-	return gw_kernel_slots_begin(&kernel->slots, &handler->shared, setup->endpoints, handler->endpoints.max) &&
-	       gw_kernel_cycle_begin(&kernel->cycle, &handler->shared, &kernel->slots, kernel->globals,
-	                             &kernel->counts, kernel->fence);
+	if (!gw_kernel_slots_begin(&kernel->slots, &handler->shared, setup->endpoints, handler->endpoints.max) ||
+	    !gw_kernel_cycle_begin(&kernel->cycle, &handler->shared, &kernel->slots, kernel->globals, &kernel->counts,
+	                           kernel->fence))
+		return false;
+	if (setup->before)
+		go_on(kernel, setup->before);
+	return true;
+}
+
+/* Takes up the work of another K.  Its first sweep finds out which flows there are. */
+static void go_on(struct gw_kernel *kernel, const struct gw_kernel_counts *before)
+{
+	kernel->counts = *before;
+	kernel->lost_before = before->lost;
+	gw_kernel_links_resume(&kernel->flows.links);
+	gw_kernel_flows_resume(&kernel->flows);
+	for (unsigned i = 0; i < kernel->handler->shared.receivers; i++)
+		gw_kernel_cycle_include(&kernel->cycle, i);
 }
 
 const struct gw_kernel_counts *gw_kernel_counted(const struct gw_kernel *kernel)
@@ -162,7 +179,7 @@ void gw_kernel_endpoint_aside(struct gw_kernel *kernel, struct gw_endpoint *endp
 int gw_kernel_work(struct gw_kernel *kernel)
 {
 	(void)prctl(PR_SET_TIMERSLACK, SLACK_NS, 0, 0, 0);
-	offer(kernel, true);
+	gw_kernel_offer(kernel, true);
 	while (!atomic_load(&kernel->stop)) {
 		uint64_t next_ns;
 
@@ -171,21 +188,42 @@ int gw_kernel_work(struct gw_kernel *kernel)
 		pthread_mutex_unlock(&kernel->lock);
 		sleep_until(kernel, next_ns);
 	}
-	offer(kernel, false);
+	if (atomic_load(&kernel->leave)) {
+		withdraw(kernel);
+		/* What U threads have told is the last that K does. */
+		pthread_mutex_lock(&kernel->lock);
+		while (take_requests(kernel, gw_now_ns()))
+			;
+		pthread_mutex_unlock(&kernel->lock);
+	} else {
+		gw_kernel_offer(kernel, false);
+	}
 	atomic_store(&kernel->stop, false);
+	atomic_store(&kernel->leave, false);
 	return GW_STOPPED;
 }
 
-/* Lets programs and U threads work with K, or not any longer. */
-static void offer(struct gw_kernel *kernel, bool on)
+void gw_kernel_offer(struct gw_kernel *kernel, int on)
+{
+	keep_time(kernel->globals, gw_now_ns());
+	if (on) {
+		pthread_mutex_lock(&kernel->lock);
+		gw_kernel_slots_settle(&kernel->slots);
+		pthread_mutex_unlock(&kernel->lock);
+	}
+	__atomic_store_n(&kernel->globals->on, on != 0, __ATOMIC_RELEASE);
+	if (on)
+		atomic_store(&kernel->handler->shared.promotion, &kernel->promotion);
+	else
+		withdraw(kernel);
+}
+
+/* U threads work without K from now on. */
+static void withdraw(struct gw_kernel *kernel)
 {
 	struct gw_shared *shared = &kernel->handler->shared;
 
-	keep_time(kernel->globals, gw_now_ns());
-	__atomic_store_n(&kernel->globals->on, on, __ATOMIC_RELEASE);
-	atomic_store(&shared->promotion, on ? &kernel->promotion : NULL);
-	if (on)
-		return;
+	atomic_store(&shared->promotion, NULL);
 	for (unsigned i = 0; i < shared->receivers; i++)
 		gw_gate_await_epoch(shared->gate[i]);
 	atomic_store(&shared->polls, false);
@@ -223,7 +261,7 @@ static uint64_t step(struct gw_kernel *kernel)
 /* True if there are more. */
 static bool take_requests(struct gw_kernel *kernel, uint64_t now_ns)
 {
-	uint64_t lost = 0;
+	uint64_t lost = kernel->lost_before;
 	bool more = false;
 
 	renew_overrun(kernel);
@@ -365,6 +403,12 @@ void gw_kernel_stop(struct gw_kernel *kernel)
 {
 	atomic_store(&kernel->stop, true);
 	gw_bell_ring(kernel->promotion.bell);
+}
+
+void gw_kernel_leave(struct gw_kernel *kernel)
+{
+	atomic_store(&kernel->leave, true);
+	gw_kernel_stop(kernel);
 }
 
 void gw_kernel_free(struct gw_kernel *kernel)

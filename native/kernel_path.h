@@ -13,6 +13,10 @@
  *
  * U threads find what they need by `promotion` in shared.h while K works.  It is taken away when K stops, and K returns when no
  * U thread uses it any more.
+ *
+ * For a restart in place K may leave all to the K of the next program: maps, programs and which endpoints are on.  Packets of flows
+ * that are in the kernel take it meanwhile, and what goes up stays up, since nobody publishes what is through.  U threads rest
+ * from before K leaves until the next K offers itself, so that none learns what no K hears of.
  */
 #ifndef GW_KERNEL_PATH_H
 #define GW_KERNEL_PATH_H

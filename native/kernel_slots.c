@@ -8,7 +8,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
+static bool was_left_on(const struct gw_kernel_endpoint *shown, const struct gw_endpoint *endpoint, uint32_t gwi);
 static void set_life(struct gw_kernel_slots *slots, struct gw_kernel_slot *slot);
+static void give_life(struct gw_kernel_slots *slots, unsigned number);
 static void free_slot(struct gw_kernel_slot *slot);
 
 bool gw_kernel_slots_begin(struct gw_kernel_slots *slots, const struct gw_shared *shared,
@@ -20,7 +22,27 @@ bool gw_kernel_slots_begin(struct gw_kernel_slots *slots, const struct gw_shared
 	slots->life = calloc(max, sizeof(*slots->life));
 	slots->by_slot = calloc(max, sizeof(struct gw_kernel_slot *));
 	slots->on = calloc(max, sizeof(struct gw_kernel_slot *));
-	return slots->life && slots->by_slot && slots->on;
+	if (!slots->life || !slots->by_slot || !slots->on)
+		return false;
+	for (unsigned number = 0; number < max; number++) {
+		slots->life[number] = shown[number].life;
+		/* A K that left in the midst of something: what was to be told is not known. */
+		if (shown[number].changing) {
+			__atomic_store_n(&shown[number].on, 0, __ATOMIC_RELEASE);
+			__atomic_store_n(&shown[number].changing, 0, __ATOMIC_RELEASE);
+		}
+	}
+	return true;
+}
+
+void gw_kernel_slots_settle(struct gw_kernel_slots *slots)
+{
+	for (unsigned number = 0; number < slots->max; number++) {
+		if (slots->by_slot[number] || !slots->shown[number].on)
+			continue;
+		__atomic_store_n(&slots->shown[number].on, 0, __ATOMIC_RELEASE);
+		give_life(slots, number);
+	}
 }
 
 void gw_kernel_slots_end(struct gw_kernel_slots *slots)
@@ -59,6 +81,12 @@ int gw_kernel_slot_on(struct gw_kernel_slots *slots, struct gw_endpoint *endpoin
 		slot->ring[i].through = true;
 	slot->place = slots->count;
 	slots->on[slots->count++] = slots->by_slot[endpoint->slot] = slot;
+	if (was_left_on(shown, endpoint, gwi)) {
+		slot->life = slots->life[endpoint->slot];
+		atomic_store(&endpoint->kernel_life, slot->life);
+		return 0;
+	}
+	__atomic_store_n(&shown->on, 0, __ATOMIC_RELEASE);
 	__atomic_store_n(&shown->eni, htobe64(endpoint->eni), __ATOMIC_RELAXED);
 	__atomic_store_n(&shown->gwi, gwi, __ATOMIC_RELAXED);
 	set_life(slots, slot);
@@ -66,16 +94,25 @@ int gw_kernel_slot_on(struct gw_kernel_slots *slots, struct gw_endpoint *endpoin
 	return 0;
 }
 
-/* 0 is no life: it means that there is none. */
+/* Whether another K has left the endpoint on. */
+static bool was_left_on(const struct gw_kernel_endpoint *shown, const struct gw_endpoint *endpoint, uint32_t gwi)
+{
+	return shown->on && shown->life && shown->eni == htobe64(endpoint->eni) && shown->gwi == gwi;
+}
+
 static void set_life(struct gw_kernel_slots *slots, struct gw_kernel_slot *slot)
 {
-	const unsigned number = slot->endpoint->slot;
+	give_life(slots, slot->endpoint->slot);
+	slot->life = slots->life[slot->endpoint->slot];
+	atomic_store(&slot->endpoint->kernel_life, slot->life);
+}
 
+/* 0 is no life: it means that there is none. */
+static void give_life(struct gw_kernel_slots *slots, unsigned number)
+{
 	if (++slots->life[number] == 0)
 		++slots->life[number];
-	slot->life = slots->life[number];
-	__atomic_store_n(&slots->shown[number].life, slot->life, __ATOMIC_RELEASE);
-	atomic_store(&slot->endpoint->kernel_life, slot->life);
+	__atomic_store_n(&slots->shown[number].life, slots->life[number], __ATOMIC_RELEASE);
 }
 
 static void free_slot(struct gw_kernel_slot *slot)

@@ -8,6 +8,9 @@
  * count the life up, and all its entries are dead at that moment, however many they are.  Sweeps delete them later; meanwhile
  * the slot may be used again.  Lives count on from endpoint to endpoint of a slot, so no entry ever comes to life again.
  *
+ * Another K may have left slots on, for the next program.  An endpoint that is switched on there again, and is the same one by its
+ * ENI ID and interface, keeps its life and its entries.  Those that are not are switched off (gw_kernel_slots_settle()).
+ *
  * All of this is used under K's lock (kernel_path.c).  A U thread reads the life of an endpoint that it holds.
  */
 #ifndef GW_KERNEL_SLOTS_H
@@ -46,6 +49,9 @@ struct gw_kernel_slots {
 bool gw_kernel_slots_begin(struct gw_kernel_slots *slots, const struct gw_shared *shared,
                            struct gw_kernel_endpoint *shown, unsigned max);
 void gw_kernel_slots_end(struct gw_kernel_slots *slots);
+
+/* Switches off what is shown as on without an endpoint that is. */
+void gw_kernel_slots_settle(struct gw_kernel_slots *slots);
 
 /* What gw_kernel_endpoint_on() and _off() do.  0 or -errno. */
 int gw_kernel_slot_on(struct gw_kernel_slots *slots, struct gw_endpoint *endpoint, uint32_t gwi, const int *queues,

@@ -83,6 +83,7 @@ static const struct {
 	{ FIELD(gw_kernel_setup, flows_fd) },
 	{ FIELD(gw_kernel_setup, links_bell) },
 	{ FIELD(gw_kernel_setup, wake_ns) },
+	{ FIELD(gw_kernel_setup, before) },
 	{ WHOLE(gw_kernel_setup) },
 	{ FIELD(gw_kernel_counts, entries) },
 	{ FIELD(gw_kernel_counts, links) },

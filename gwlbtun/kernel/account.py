@@ -84,24 +84,31 @@ class Share:
         return max(tally.in_s, *tally.out_s) * NS
 
     def read(self) -> Carried:
-        if self._final:
-            return self._final
-        now = self._count() if self._thread else NOTHING
-        return _sum(self._earlier, _difference(now, self._before)) if now is not NOTHING else self._earlier
+        return self._final or self._carried(self._count())
+
+    def _carried(self, counted: Carried) -> Carried:
+        return _sum(self._earlier, _difference(counted, self._before)) if self._thread else self._earlier
 
     def end(self) -> None:
         """Before the slot may have another endpoint."""
         self._final = self.read()
 
-    def record(self) -> List[Any]:
-        """What resume() needs."""
-        return list(self.read())
+    def record(self) -> Tuple[List[Any], List[Any]]:
+        """What resume() needs: what has been carried, and what the slot had counted at that moment."""
+        counted = self._count()
+        return list(self._carried(counted)), list(counted)
 
-    def resume(self, record: Sequence[Any]) -> None:
-        """Goes on from what another program has counted."""
-        in_packets, in_bytes, in_ns, *rest = record
-        out_packets, out_bytes, out_ns = ((int(first), int(second)) for first, second in rest)
-        self._earlier = Carried(int(in_packets), int(in_bytes), int(in_ns), out_packets, out_bytes, out_ns)
+    def resume(self, carried: Sequence[Any], counted: Optional[Sequence[Any]]) -> None:
+        """Goes on from what another program has recorded. counted: None if the tallies are others now."""
+        self._earlier = _read(carried)
+        if counted is not None:
+            self._before = _read(counted)
+
+
+def _read(record: Sequence[Any]) -> Carried:
+    in_packets, in_bytes, in_ns, *rest = record
+    out_packets, out_bytes, out_ns = ((int(first), int(second)) for first, second in rest)
+    return Carried(int(in_packets), int(in_bytes), int(in_ns), out_packets, out_bytes, out_ns)
 
 
 def _difference(now: Carried, before: Carried) -> Carried:

@@ -82,8 +82,9 @@ class Aside:
         self._look_at_taps()
         self._look_at(place.number)
         self._look_at_programs(place.number)
-        place.put(False)
         self._judge(key)
+        if key not in self.reasons:
+            place.put(False)  # another endpoint may have had the place, or another program
 
     def remove(self, key: Key) -> None:
         place = self._places.get(key)

@@ -10,7 +10,7 @@ import enum
 import errno
 import os
 import socket
-from typing import Optional
+from typing import Mapping, Optional
 
 from . import bpf, clsact
 
@@ -61,6 +61,19 @@ def attach(interface: int, place: Place, program: int, *, tcx: bool = True) -> A
             return Attachment(interface, place, link)
     clsact.attach(interface, _CLS[place], program)
     return Attachment(interface, place, None)
+
+
+def inherited(link: int, programs: Mapping[Place, int]) -> Optional[Attachment]:
+    """What another gwlbtun has attached by a link, if that is one of these programs (the kernel's numbers), at an interface
+    that is there."""
+    try:
+        found = bpf.link_of(link)
+    except OSError:
+        return None
+    for place, number in programs.items():
+        if found.interface and (found.place, found.program) == (_TCX[place], number):
+            return Attachment(found.interface, place, link)
+    return None
 
 
 def sweep_uplinks() -> None:

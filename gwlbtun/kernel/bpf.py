@@ -22,7 +22,7 @@ _CREATE = struct.Struct("=IIIII8x16s")       # type, key size, value size, entri
 _ELEMENT = struct.Struct("=I4xQQQ")          # map, key, value or next key, flags
 _LOAD = struct.Struct("=IIQQIIQII16s")       # type, count, instructions, license, log level, size and text, -, -, name
 _RUN = struct.Struct("=IIIIQQIIIIQQII")      # program, result, sizes of data, data, repeat, duration, of context, context, -, -
-_INFO = struct.Struct("=IIQ")                # object, size, info
+_INFO = struct.Struct("=iIQ")                # object, size, info
 _LINK = struct.Struct("=IIII")               # program, interface, place, flags
 _QUERY = struct.Struct("=IIIIQIIQQQQ")       # interface, place, flags, -, numbers, how many, -, -, -, -, revision
 
@@ -30,6 +30,11 @@ _SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine())
 _LOG_BYTES = 1 << 20
 _RUN_BYTES = 16384
 _PROGRAMS_MOST = 64  # the most that Linux lets a place have
+_INFO_BYTES = 128
+_MAP_INFO = struct.Struct("=I4xIII4x16s")     # type, sizes of key and value, entries, name
+_PROGRAM_INFO = struct.Struct("=II56x16s")    # type, number, name
+_LINK_INFO = struct.Struct("=I4xI4xII")       # type, number of the program, interface, place
+_LINK_TCX = 11
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _memory = threading.Lock()
@@ -100,6 +105,22 @@ def _element(command: int, fd: int, key: Optional[bytes], value: Optional[object
     name = ctypes.create_string_buffer(key, len(key)) if key is not None else None
     attributes = _ELEMENT.pack(fd, _address(name), _address(value), flags)
     _call(command, ctypes.create_string_buffer(attributes, len(attributes)))
+
+
+class Shape(NamedTuple):
+    """What a map is like."""
+
+    kind: int
+    key: int
+    value: int
+    entries: int
+    name: str
+
+
+def map_shape(fd: int) -> Shape:
+    """Raises OSError. Of another descriptor than a map's it may say anything."""
+    kind, key, value, entries, name = _MAP_INFO.unpack_from(_info(fd))
+    return Shape(kind, key, value, entries, name.rstrip(b"\0").decode(errors="replace"))
 
 
 def map_lookup(fd: int, key: bytes, size: int) -> Optional[bytes]:
@@ -180,10 +201,22 @@ def program_run(fd: int, packet: bytes, context: bytes = b"", repeat: int = 1) -
 
 def program_id(fd: int) -> int:
     """The kernel's number of a program. Raises OSError."""
-    info = ctypes.create_string_buffer(128)
+    number: int = _PROGRAM_INFO.unpack_from(_info(fd))[1]
+    return number
+
+
+def program_name(fd: int) -> str:
+    """Raises OSError. Of another descriptor than a program's it may say anything."""
+    name: bytes = _PROGRAM_INFO.unpack_from(_info(fd))[2]
+    return name.rstrip(b"\0").decode(errors="replace")
+
+
+def _info(fd: int) -> bytes:
+    """What the kernel tells of a map, a program or a link. Raises OSError: EINVAL when it is none."""
+    info = ctypes.create_string_buffer(_INFO_BYTES)
     attributes = _INFO.pack(fd, len(info), ctypes.addressof(info))
     _call(_OBJ_GET_INFO, ctypes.create_string_buffer(attributes, len(attributes)))
-    return int.from_bytes(info.raw[4:8], "little")
+    return info.raw
 
 
 # ---- Links -----------------------------------------------------------------------------------------------------------
@@ -193,6 +226,22 @@ def link_create(program: int, interface: int, place: int) -> int:
     """Attaches a program behind those that are there: for as long as the descriptor is open. Raises OSError; EINVAL: the
     kernel does not know such links."""
     return _make(_LINK_CREATE, _LINK.pack(program, interface, place, 0) + bytes(16))
+
+
+class Attached(NamedTuple):
+    """What a link of TCX attaches, and where."""
+
+    program: int    # the kernel's number
+    interface: int  # 0: it is gone
+    place: int
+
+
+def link_of(fd: int) -> Attached:
+    """Raises OSError: EINVAL when it is no such link."""
+    kind, program, interface, place = _LINK_INFO.unpack_from(_info(fd))
+    if kind != _LINK_TCX:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return Attached(program, interface, place)
 
 
 def programs_at(interface: int, place: int) -> List[int]:

@@ -156,6 +156,9 @@ def _address(field: int) -> bytes:
 
 def _write(link: Any, way: Way) -> None:
     """The programs may read it meanwhile. Whatever else they see, it is not valid until all of it is there."""
+    written = bool(link.valid) and (link.ifindex, link.mtu, bytes(link.ethernet)) == (way.interface, way.mtu, way.ethernet)
+    if written and not way.reason:  # by the program before: replies need not go up for it
+        return
     link.valid = 0
     if not way.reason:
         link.ifindex, link.mtu = way.interface, way.mtu

@@ -1,34 +1,67 @@
 # SPDX-License-Identifier: MIT-0
 """The programs as they are loaded, with their maps, and the interfaces that they are attached to."""
 import contextlib
+import errno
+import os
 import socket
-from typing import Dict, List
+from typing import Dict, List, Optional, Tuple
 
 from ..logs import CORE, Log
 from ..settings import Settings
 from . import attach, bpf, programs, resolve
+from .attach import Place
+from .bequest import Bequest
 from .maps import Maps
 
 
 class Loaded:
     """Any thread may call all methods."""
 
-    def __init__(self, flows: int, slots: int):
-        """Raises OSError."""
-        self.maps = Maps(flows, slots)
+    def __init__(self, flows: int, slots: int, bequest: Optional[Bequest] = None):
+        """bequest: takes all from there, where it stays until Bequest.taken(). Raises OSError."""
+        self.maps = Maps(flows, slots, bequest.maps if bequest else None)
         self.kind = ""  # of the last attachment
-        self._ingress, self._egress = (programs.load(name, self.maps.fd) for name in (programs.INGRESS, programs.EGRESS))
-        self._egress_id = bpf.program_id(self._egress)
+        self.programs = {name: _program(name, bequest) if bequest else programs.load(name, self.maps.fd)
+                         for name in (programs.INGRESS, programs.EGRESS)}
+        self._egress_id = bpf.program_id(self.programs[programs.EGRESS])
+        self._inherited: Dict[Tuple[int, Place], attach.Attachment] = {}  # by interface; not in use yet
+        self._strays: List[int] = []  # links of no use
+        if bequest:
+            self._sort(bequest.links)
+
+    def _sort(self, links: List[int]) -> None:
+        numbers = {Place.INGRESS: bpf.program_id(self.programs[programs.INGRESS]), Place.EGRESS: self._egress_id}
+        for link in links:
+            found = attach.inherited(link, numbers)
+            if found and (found.interface, found.place) not in self._inherited:
+                self._inherited[found.interface, found.place] = found
+            else:
+                self._strays.append(link)
 
     def at_egress(self, index: int) -> attach.Attachment:
         """Attaches to gwi or gwo. Raises OSError."""
-        attached = attach.attach(index, attach.Place.EGRESS, self._egress)
+        attached = self._attach(index, Place.EGRESS, programs.EGRESS)
         self.kind = attached.kind
         return attached
 
     def at_ingress(self, index: int) -> attach.Attachment:
         """Attaches to an uplink. Raises OSError."""
-        return attach.attach(index, attach.Place.INGRESS, self._ingress)
+        return self._attach(index, Place.INGRESS, programs.INGRESS)
+
+    def _attach(self, index: int, place: Place, program: str) -> attach.Attachment:
+        return self._inherited.pop((index, place), None) or attach.attach(index, place, self.programs[program])
+
+    @property
+    def inherited_uplinks(self) -> List[int]:
+        """The interfaces at whose ingress the program before has attached its own."""
+        return [index for index, place in self._inherited if place is Place.INGRESS]
+
+    def close_unused(self) -> None:
+        """Detaches what another program has attached and nobody uses."""
+        while self._inherited:
+            self._inherited.popitem()[1].detach()
+        while self._strays:
+            os.close(self._strays.pop())
 
     def has_company(self, index: int) -> bool:
         """Whether TCX programs of others are at the egress of an interface."""
@@ -36,6 +69,14 @@ class Loaded:
             return any(number != self._egress_id for number in bpf.programs_at(index, bpf.TCX_EGRESS))
         except OSError:  # the kernel has no TCX, or the interface is gone
             return False
+
+
+def _program(name: str, bequest: Bequest) -> int:
+    """Raises OSError when it is not there."""
+    fd = bequest.programs.get(name, -1)
+    if bpf.program_name(fd) != programs.name_of(name):
+        raise OSError(errno.EINVAL, f"the program {name} is another one")
+    return fd
 
 
 class Uplinks:
@@ -59,6 +100,17 @@ class Uplinks:
         for name in names if not tcx else ():
             with contextlib.suppress(OSError):  # it is not there yet
                 self.attach(socket.if_nametoindex(name), name)
+
+    def resume(self) -> None:
+        """Goes on with those of the program before, as far as the options still allow them."""
+        for index in self._loaded.inherited_uplinks:
+            with contextlib.suppress(OSError):  # it is gone
+                self.attach(index, socket.if_indextoname(index))
+
+    @property
+    def links(self) -> List[int]:
+        """The descriptors of what is attached."""
+        return [attached.link for attached in self._attached.values() if attached.link is not None]
 
     def attach(self, index: int, name: str) -> str:
         """Has the program there. Returns why packets that leave by the interface cannot take the kernel; empty: they can."""

@@ -4,9 +4,10 @@
 Nothing here takes a lock. Each field has one writer, which layout.h names.
 """
 import ctypes
+import errno
 import mmap
 import os
-from typing import Any, Dict, Iterator, Optional, Type, TypeVar
+from typing import AbstractSet, Any, Dict, Iterator, Mapping, Optional, Type, TypeVar
 
 from . import bpf, layout
 
@@ -24,10 +25,14 @@ class Maps:
     """All maps. The arrays are at hand as ctypes arrays: endpoints[slot], links[number], tallies[slot * cpus + cpu],
     reasons[cpu]; globals is one struct."""
 
-    def __init__(self, flows: int, slots: int):
-        """flows: the most flows; slots: the most endpoints. Raises OSError."""
+    def __init__(self, flows: int, slots: int, given: Optional[Mapping[str, int]] = None):
+        """flows: the most flows; slots: the most endpoints. given: descriptors of maps that another program has made like that.
+
+        Raises OSError, and those that were given stay open then.
+        """
         self.cpus = possible_cpus()
         self.slots = slots
+        self._given = given
         self.fd: Dict[str, int] = {}  # by the names that the programs use
         try:
             self._add_hash("flows", layout.Key, ctypes.sizeof(layout.Flow), flows)
@@ -39,20 +44,29 @@ class Maps:
             self.reasons = self._add_array("reasons", layout.Reasons, self.cpus)
             self.globals: layout.Globals = self._add_array("globals", layout.Globals, 1)[0]
         except OSError:
-            self.close()
+            if not given:
+                self.close()
             raise
         self.globals.cpus = self.cpus
 
     def _add_hash(self, name: str, key: Any, value: int, entries: int) -> None:
-        self.fd[name] = bpf.map_create(bpf.HASH, ctypes.sizeof(key), value, entries, bpf.NO_PREALLOC, f"gwlbtun_{name}")
+        self._open(name, bpf.Shape(bpf.HASH, ctypes.sizeof(key), value, entries, f"gwlbtun_{name}"[:15]), bpf.NO_PREALLOC)
 
     def _add_array(self, name: str, struct: Type[_Struct], entries: int) -> Any:
         size = ctypes.sizeof(struct)
         assert size % 8 == 0  # so the kernel leaves no gaps
-        self.fd[name] = bpf.map_create(bpf.ARRAY, 4, size, entries, bpf.MMAPABLE, f"gwlbtun_{name}")
+        self._open(name, bpf.Shape(bpf.ARRAY, 4, size, entries, f"gwlbtun_{name}"[:15]), bpf.MMAPABLE)
         length = size * entries
         memory = mmap.mmap(self.fd[name], length + -length % mmap.PAGESIZE, mmap.MAP_SHARED)
         return (struct * entries).from_buffer(memory)  # which keeps the memory mapped
+
+    def _open(self, name: str, shape: bpf.Shape, flags: int) -> None:
+        if not self._given:
+            self.fd[name] = bpf.map_create(*shape[:4], flags, shape.name)
+            return
+        self.fd[name] = self._given.get(name, -1)
+        if bpf.map_shape(self.fd[name]) != shape:
+            raise OSError(errno.EINVAL, f"the map {name} is another one")
 
     # ---- Endpoints
 
@@ -71,6 +85,15 @@ class Maps:
     def forget_interface(self, index: int) -> None:
         """Raises OSError."""
         bpf.map_delete(self.fd["interfaces"], index.to_bytes(4, "little"))
+
+    def keep(self, enis: AbstractSet[int], indices: AbstractSet[int]) -> None:
+        """Forgets all other ENI IDs and interfaces. Raises OSError."""
+        for key in list(bpf.map_keys(self.fd["enis"], 8)):
+            if int.from_bytes(key, "big") not in enis:
+                bpf.map_delete(self.fd["enis"], key)
+        for key in list(bpf.map_keys(self.fd["interfaces"], 4)):
+            if int.from_bytes(key, "little") not in indices:
+                bpf.map_delete(self.fd["interfaces"], key)
 
     # ---- Flows
 

@@ -5,75 +5,92 @@ The threads stay the authority (docs/KERNEL_PATH.md). This has the programs load
 runs thread K, and follows what changes around them. Without it the threads do all.
 """
 import contextlib
-import errno
 import os
 import select
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from .. import StartError, fastpath, privilege
 from ..logs import CORE, Log
 from ..privilege import Rights
 from ..settings import Settings
-from ..takeover.state import slots
-from ..tun import TX_QUEUE_RESTART
+from ..takeover.state import Json, slots
 from ..worker import WAKE_S, Worker
-from . import account, attach, traffic, wanted
-from .aside import Aside, Place
+from . import account, attach, bequest, probe, wanted
+from .aside import Aside
+from .bequest import Bequest
 from .links import Links
 from .loaded import Loaded, Uplinks
+from .served import Served
 from .thread import Thread
 
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
 
-TELL_S = 10.0  # between two lines of the same kind
 FORGET_S = 5.0
 LEASE_NS = 5 * 10**9  # several times as long as a turn of the thread that follows changes
-
-
-class _Held(NamedTuple):
-    """An endpoint that the programs work for."""
-
-    slot: int
-    indices: List[int]                 # of its interfaces, by side
-    attached: List[attach.Attachment]  # the programs there
-    down: Dict[int, Optional[bool]]    # by side. False: the interface is down; None: it is gone
 
 
 class Path:
     """Made once. Any thread may call up(), down(), share(), sweep() and report(); the rest is for the main thread."""
 
-    def __init__(self, settings: Settings, inherited: bool, stopping: threading.Event, log: Log):
+    def __init__(self, settings: Settings, inherited: bool, left: Optional[Bequest], stopping: threading.Event, log: Log):
         """Takes a while, so it comes before any socket is open, and before capabilities are dropped.
 
-        Raises StartError when --kernel-path asks for what there is not, but not after a restart in place.
+        inherited: after a restart in place. left: by the program before. If the path does not go on with it, no packet takes
+        the kernel on return. Raises StartError when --kernel-path asks for what there is not, but not after a restart in place.
         """
         self._settings = settings
         self._inherited = inherited
         self._stopping = stopping
         self._log = log
         self._lock = threading.RLock()  # held while what the programs work with is changed
-        self._held: "Dict[Endpoint, _Held]" = {}
-        self._failure_due = 0.0
+        self._served: Optional[Served] = None
         self._worker: Optional[Worker] = None
         self._thread: Optional[Thread] = None
-        self._finding = wanted.look(settings)
-        self.reason = self._finding.reason
-        try:
-            if not self.reason:
-                self._make()
-        except OSError as error:
-            self.reason = f"the kernel refuses the programs or their maps ({error.strerror or error})"
+        self.stays = False  # K rests, and the programs go on
+        self._signature = bequest.signature(settings)
+        self._before: Optional[Dict[str, int]] = None  # what the K before has counted
+        if not left or not self._resume(left):
+            self._finding = wanted.look(settings)
+            self.reason = self._finding.reason
+            try:
+                if not self.reason:
+                    self._make(None)
+            except OSError as error:
+                self.reason = f"the kernel refuses the programs or their maps ({error.strerror or error})"
         if self.reason and settings.kernel_path == "require":
             if not inherited:
                 raise StartError(f"--kernel-path require: {self.reason}")
             log.critical(CORE, f"The path in the kernel (--kernel-path require) does not work: {self.reason}.")
 
-    def _make(self) -> None:
+    def _resume(self, left: Bequest) -> bool:
+        """Goes on with what the program before has left. False: that is all closed."""
+        try:
+            if left.signature != self._signature:
+                return False
+            self._make(left)
+            self._uplinks.resume()
+            self._links.grow(left.counts["links"])  # nobody has followed changes meanwhile
+            self._finding, self.reason, self._before = probe.Finding(True, "", left.ipv6, True), "", left.counts
+            left.taken()
+            return True
+        except OSError as error:
+            self._log.critical(CORE, "Restart in place: the path in the kernel cannot be taken over "
+                                     f"({error.strerror or error}), so flows return to it after some packets.")
+            return False
+        finally:
+            left.close()
+
+    @property
+    def adopted(self) -> bool:
+        """Whether it goes on with the maps of the program before."""
+        return self._before is not None
+
+    def _make(self, left: Optional[Bequest]) -> None:
         """Raises OSError."""
-        self._loaded = Loaded(self._settings.max_flows, slots(self._settings))
+        self._loaded = Loaded(self._settings.max_flows, slots(self._settings), left)
         self._maps = self._loaded.maps
         self._bell, self._ringer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._aside = Aside(self._loaded.has_company, self._log)
@@ -81,12 +98,18 @@ class Path:
         self._links = Links(self._maps.links, self._uplinks.attach, self._log)
         self._watch = Worker(self._log, "gwlbtun Links", self._follow, wakes=True, rights=Rights.MAPS)
 
-    def serve(self, handler: fastpath.Handler) -> None:
-        """When the port is ours, and before any endpoint is made. Raises OSError when there is no memory."""
+    def serve(self, handler: fastpath.Handler, flows_go_on: bool) -> None:
+        """When the port is ours, and before any endpoint is made. flows_go_on: the flow table and the sockets are those of the
+        program before. Raises OSError when there is no memory."""
         if not self._inherited:
             attach.sweep_uplinks()
-        if not self.reason:
-            self._thread = Thread(handler, self._maps, self._ringer)
+        if self.reason:
+            return
+        if self.adopted and not flows_go_on:
+            for endpoint in self._maps.endpoints:
+                endpoint.on = 0  # it gets a new life, and so nothing of the map holds
+        self._thread = Thread(handler, self._maps, self._ringer, self._before)
+        self._served = Served(self._loaded, self._thread, self._aside, self._lock, self._log)
 
     @property
     def capabilities(self) -> "frozenset[int]":
@@ -94,7 +117,7 @@ class Path:
         return privilege.for_maps() if self._thread else frozenset()
 
     def start(self) -> None:
-        """Raises RuntimeError when the system has no room for threads."""
+        """When all endpoints are there that pass over. Raises RuntimeError when the system has no room for threads."""
         if not self._thread:
             if self._settings.kernel_path != "off":
                 self._log.info(CORE, f"gwlbtun's threads carry all packets, and none takes the kernel alone: {self.reason}.")
@@ -106,15 +129,39 @@ class Path:
         self.go_on()
 
     def go_on(self) -> None:
-        """After rest(), or for the first time: flows may take the kernel."""
-        if self._thread and not self._worker:
-            self._worker = Worker(self._log, "gwlbtun-kernel", self._thread.work, wakes=True, rights=Rights.MAPS)
-            self._worker.start()
+        """After rest(), or for the first time: flows may take the kernel. Before any receiver runs.
 
-    def rest(self) -> None:
-        """On return all packets go the threads' way."""
+        Raises RuntimeError when the system has no room for the thread.
+        """
+        if not self._thread or self._worker:
+            return
+        self.stays = False
+        self._forget_others()
+        self._thread.offer(True)
+        worker = Worker(self._log, "gwlbtun-kernel", self._thread.work, wakes=True, rights=Rights.MAPS)
+        try:
+            worker.start()
+        except RuntimeError:
+            self._thread.offer(False)
+            raise
+        self._worker = worker
+
+    def _forget_others(self) -> None:
+        """What the program before has left and nobody goes on with."""
+        self._loaded.close_unused()
+        if self.adopted and self._served is not None:
+            with self._lock, contextlib.suppress(OSError):
+                self._maps.keep(self._served.enis, self._served.indices)
+
+    def rest(self, stays: bool = False) -> None:
+        """On return all packets go the threads' way; or, if it stays, those of flows in the kernel take it as before, and no
+        receiver may run until go_on(), here or in the next program."""
+        self.stays = stays
         if self._thread and self._worker:
-            self._thread.stop()
+            if stays:
+                self._thread.leave()
+            else:
+                self._thread.stop()
             self._worker.join()
             self._worker = None
 
@@ -126,6 +173,22 @@ class Path:
         self._watch.join()
         self._uplinks.close()
 
+    # ---- For the next program ----------------------------------------------------------------------------------------
+
+    def may_stay(self, signature: str) -> bool:
+        """Whether the next program, of that signature, can go on with it. Filters of tc would outlive a program that fails."""
+        return bool(self._thread and self._finding.tcx and signature == self._signature and not self.state)
+
+    def record(self) -> Tuple[Optional[Json], List[int]]:
+        """What the next program needs to go on with it, and the descriptors that it names. After rest()."""
+        if not self._thread or self._served is None or not self.stays:
+            return None, []
+        with self._lock:
+            links = [*self._served.links, *self._uplinks.links]
+        maps, programs = self._maps.fd, self._loaded.programs
+        left = bequest.record(self._signature, self._finding.ipv6, maps, programs, links, self._thread.counts())
+        return left, [*maps.values(), *programs.values(), *links]
+
     def share(self, slot: int) -> account.Share:
         return account.Share(self._thread, slot)
 
@@ -133,91 +196,15 @@ class Path:
         if self._thread and self._worker:
             self._thread.sweep()
 
-    # ---- Endpoints ---------------------------------------------------------------------------------------------------
-
     def up(self, endpoint: "Endpoint") -> None:
         """Its packets are about to pass: those of known flows may take the kernel from now on."""
-        if not self._thread:
-            return
-        with self._lock:
-            if endpoint in self._held:
-                return
-            try:
-                self._hold(endpoint)
-            except OSError as error:
-                self._release(endpoint)
-                if error.errno != errno.ENODEV and time.monotonic() >= self._failure_due:  # ENODEV: it has been deleted
-                    self._failure_due = time.monotonic() + TELL_S
-                    self._log.important(CORE, f"The packets of {endpoint.identity.interfaces} do not take the kernel, as it "
-                                              f"refuses that ({error.strerror or error}): gwlbtun's threads carry them.")
-
-    def _hold(self, endpoint: "Endpoint") -> None:
-        slot = endpoint.native.slot()
-        held = self._held[endpoint] = _Held(slot, [], [], {})
-        for side, tunnel in enumerate(endpoint.tunnels):
-            held.indices.append(tunnel.index)
-            held.attached.append(self._loaded.at_egress(tunnel.index))
-            self._maps.set_interface(tunnel.index, slot, side)
-        self._maps.set_eni(endpoint.eni, slot)
-        for side, tunnel in enumerate(endpoint.tunnels):
-            self._aside.add((slot, side), Place(tunnel.index, tunnel.title, self._putter(endpoint, side),
-                                                self._stander(endpoint, side)))
-        self._switch(endpoint, held)
-
-    def _switch(self, endpoint: "Endpoint", held: _Held) -> None:
-        """Has it as it should be: on while both interfaces are up."""
-        assert self._thread
-        if held.down:
-            self._thread.endpoint_off(endpoint.native)
-        else:
-            queues = [fd for tunnel in endpoint.tunnels for fd in tunnel.fds]
-            longest = max(TX_QUEUE_RESTART, *(traffic.state(index).queue_length for index in held.indices))
-            self._thread.endpoint_on(endpoint.native, held.indices[fastpath.GWI], queues, longest)
-
-    def _putter(self, endpoint: "Endpoint", side: int) -> Callable[[bool], None]:
-        thread = self._thread
-        assert thread
-        return lambda aside: thread.endpoint_aside(endpoint.native, side, aside)
-
-    def _stander(self, endpoint: "Endpoint", side: int) -> Callable[[Optional[bool]], None]:
-        def stand(up: Optional[bool]) -> None:
-            held = self._held.get(endpoint)
-            if not held or held.down.get(side, True) is None:
-                return
-            if up:
-                held.down.pop(side, None)
-            else:
-                held.down[side] = up
-            with contextlib.suppress(OSError):
-                self._switch(endpoint, held)
-            if up is None:
-                self._detach(held)
-        return stand
+        if self._served is not None:
+            self._served.up(endpoint)
 
     def down(self, endpoint: "Endpoint") -> None:
         """Before its threads stop: all its packets go their way again."""
-        if self._thread:
-            with self._lock:
-                self._release(endpoint)
-
-    def _release(self, endpoint: "Endpoint") -> None:
-        held = self._held.pop(endpoint, None)
-        if not held:
-            return
-        assert self._thread
-        for side in fastpath.SIDES:
-            self._aside.remove((held.slot, side))
-        self._thread.endpoint_off(endpoint.native)
-        with contextlib.suppress(OSError):
-            self._maps.forget_eni(endpoint.eni)
-        self._detach(held)
-
-    def _detach(self, held: _Held) -> None:
-        for index in held.indices:
-            with contextlib.suppress(OSError):
-                self._maps.forget_interface(index)
-        while held.attached:
-            held.attached.pop().detach()
+        if self._served is not None:
+            self._served.down(endpoint)
 
     # ---- The thread that follows changes -----------------------------------------------------------------------------
 
@@ -234,7 +221,7 @@ class Path:
         heard = {self._links.fileno(): self._links.hear, self._aside.fileno(): self._aside.hear}
         for fd in (*heard, self._bell):
             poll.register(fd, select.POLLIN)
-        while not self._stopping.is_set() or self._held:
+        while not self._stopping.is_set() or self._served:
             left_s = min(self._links.due(), self._aside.due()) - time.monotonic()
             ready = [fd for fd, _ in poll.poll(min(max(left_s, 0), WAKE_S) * 1000)]
             with self._lock:

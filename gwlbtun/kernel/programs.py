@@ -23,12 +23,12 @@ class Program(NamedTuple):
     maps: Tuple[Tuple[int, str], ...]  # numbers of instructions, names of maps
 
 
-def parse(text: str) -> Dict[str, Program]:
-    """The programs of a file, by name."""
+def parse(file: str) -> Dict[str, Program]:
+    """The programs of a file's text, by name."""
     found: Dict[str, Program] = {}
     name, code = "", b""
     maps: List[Tuple[int, str]] = []
-    for line in text.splitlines():
+    for line in file.splitlines():
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -43,8 +43,19 @@ def parse(text: str) -> Dict[str, Program]:
 
 
 @functools.lru_cache(maxsize=None)
+def text() -> str:
+    """The file. It is read once, as another one may take its place."""
+    return installation.read(FILE).decode()
+
+
+@functools.lru_cache(maxsize=None)
 def _programs() -> Dict[str, Program]:
-    return parse(installation.read(FILE).decode())
+    return parse(text())
+
+
+def name_of(name: str) -> str:
+    """What the kernel calls a program."""
+    return f"gwlbtun_{name}"[:15]
 
 
 def load(name: str, descriptors: Mapping[str, int]) -> int:
@@ -57,4 +68,4 @@ def load_any(program: Program, name: str, descriptors: Mapping[str, int]) -> int
     for number, of in program.maps:
         code[8 * number + 1] = code[8 * number + 1] & 0x0F | _MAP_BY_DESCRIPTOR
         struct.pack_into("=i", code, 8 * number + 4, descriptors[of])
-    return bpf.program_load(bytes(code), f"gwlbtun_{name}")
+    return bpf.program_load(bytes(code), name_of(name))

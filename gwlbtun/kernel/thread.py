@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT-0
 """Thread K as an object (native/kernel_path.c): it puts flows into the map, and takes them out."""
 import ctypes
-from typing import Dict, Sequence
+from typing import Dict, Optional, Sequence
 
 from .. import fastpath, worker
 from ..layout import KernelCounts, KernelSetup
@@ -13,26 +13,38 @@ from .maps import Maps
 class Thread:
     """struct gw_kernel. Any thread may call all methods."""
 
-    def __init__(self, handler: fastpath.Handler, maps: Maps, links_bell: int):
-        """links_bell: a descriptor that is written to when there is something for Links.grow(). Raises OSError."""
+    def __init__(self, handler: fastpath.Handler, maps: Maps, links_bell: int, before: Optional[Dict[str, int]] = None):
+        """links_bell: a descriptor that is written to when there is something for Links.grow().
+
+        before: what the thread K has counted that has left these maps. Raises OSError.
+        """
         self._library = handler.shim.library
         self._maps = maps
+        counted = KernelCounts(**before) if before else None
         self._setup = KernelSetup(ctypes.addressof(maps.endpoints), ctypes.addressof(maps.links),
                                   ctypes.addressof(maps.globals), maps.fd["flows"], links_bell,
-                                  int(worker.WAKE_S * 1e9))
+                                  int(worker.WAKE_S * 1e9), ctypes.addressof(counted) if counted else None)
         self._kernel = self._library.gw_kernel_new(handler.pointer, self._setup)
         if not self._kernel:
             raise failure()
         self._counts = self._library.gw_kernel_counted(self._kernel).contents
 
+    def offer(self, on: bool) -> None:
+        """Flows may take the kernel, and receivers tell of them; or not. Before any receiver runs."""
+        self._library.gw_kernel_offer(self._kernel, on)
+
     def work(self) -> None:
-        """Returns after stop()."""
+        """Returns after stop() or leave()."""
         status = self._library.gw_kernel_work(self._kernel)
         if status < 0:
             raise OSError(-status, "thread K cannot work")
 
     def stop(self) -> None:
         self._library.gw_kernel_stop(self._kernel)
+
+    def leave(self) -> None:
+        """As stop(), but the programs go on. No receiver may run until there is a thread K again."""
+        self._library.gw_kernel_leave(self._kernel)
 
     def free(self) -> None:
         self._library.gw_kernel_free(self._kernel)

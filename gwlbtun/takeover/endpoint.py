@@ -38,7 +38,8 @@ class PassingEndpoint(Endpoint):
 
     def begin_rest(self) -> None:
         """Once the receivers have paused: tells its T threads to write out what the rings hold, and to end."""
-        self._kernel.down(self)
+        if not self._kernel.stays:
+            self._kernel.down(self)
         with self._serving:
             for tunnel in self.tunnels:
                 tunnel.stop_starting()
@@ -64,21 +65,23 @@ class PassingEndpoint(Endpoint):
     def record(self) -> Json:
         """All that the next program has to know of it."""
         native = self.native
+        carried, counted_then = self.kernel.record()
         return {"eni": self.eni, "slot": native.slot(), "made_ns": self.made_ns, "last_ns": self.last_ns(),
                 "ring_drops": native.ring_drops(), "flow_drops": native.flow_drops(), "up_ns": self._up_ns,
                 "state": self.state.value, "failure": self.failure, "retry_ns": self._retry_ns, "created": self._created,
                 "open": self._open, "undo": self._undo, "lively": self._lively, "silence": self._silence.over,
-                "carried": self.carried, "kernel": self.kernel.record(), "commands": self._commands.record(),
+                "carried": self.carried, "kernel": carried, "kernel_counted": counted_then,
+                "commands": self._commands.record(),
                 "counters": [[row._asdict() for row in tunnel.counters()] for tunnel in self.tunnels],
                 "interfaces": self._interfaces.record() if self._created else None}
 
     def adopt(self, record: Json, queues: Set[int]) -> None:
         """Becomes what the record says, with those descriptors that are there. Whatever it raises, it is then as if it had just
-        been made, with its counters."""
+        been made, with its counters; or, when its interfaces are gone, as if somebody had deleted them."""
         for tunnel, rows in zip(self.tunnels, record["counters"]):
             tunnel.restore_counters(rows)
         if "kernel" in record:  # not from a program that had no path in the kernel
-            self.kernel.resume(record["kernel"])
+            self.kernel.resume(record["kernel"], record["kernel_counted"] if self._kernel.adopted else None)
         fds = [fd for tunnel in (record["interfaces"] or {"tunnels": ()})["tunnels"] for fd in tunnel["fds"]]
         if not queues.issuperset(fds) or len(fds) != len(set(fds)):
             raise ValueError("queues of its interfaces are missing")
@@ -87,6 +90,7 @@ class PassingEndpoint(Endpoint):
         self.native.resume(int(record["last_ns"]), int(record["ring_drops"]), int(record["flow_drops"]))
         self._commands.resume(record["commands"])
         if record["interfaces"]:
+            self._undo = True  # unless all of them are there
             self._interfaces.adopt(record["interfaces"])
             self._created = True
         self._undo = bool(record["undo"])

@@ -153,11 +153,15 @@ class Handover:
         """Returns, or raises, only when there is no restart."""
         kept, retired = self._receivers[:verdict.receivers], self._receivers[verdict.receivers:]
         paused_ns = time.monotonic_ns()
-        self._kernel.rest()
+        stays = len(self._receivers) == verdict.receivers and self._kernel.may_stay(verdict.kernel)
+        if not stays:
+            self._kernel.rest()
         self._handler.pause(True)
         try:
             for receiver in self._receivers:
                 receiver.pause()
+            if stays:
+                self._kernel.rest(stays=True)
             for endpoint in passing:
                 endpoint.begin_rest()
             for endpoint in passing:
@@ -177,12 +181,14 @@ class Handover:
                 for endpoint in passing:
                     endpoint.go_on()
         finally:
-            self._handler.pause(False)
-            for receiver in retired:
-                self._reopen(receiver)
-            for receiver in self._receivers:
-                self._go_on(receiver)
-            self._kernel.go_on()
+            try:
+                self._kernel.go_on()
+            finally:
+                self._handler.pause(False)
+                for receiver in retired:
+                    self._reopen(receiver)
+                for receiver in self._receivers:
+                    self._go_on(receiver)
 
     def _reopen(self, receiver: Receiver) -> None:
         try:
@@ -207,8 +213,9 @@ class Handover:
         """What the next program gets, and the descriptors that it names."""
         server, claim, outputs, outline = self._server, self._claim, listener.heard(), self.outline()
         endpoints = self._endpoints.passing()
+        kernel, of_kernel = self._kernel.record()
         descriptors = [self._flows_fd, packets, *(receiver.socket.fileno() for receiver in kept), *outputs,
-                       *(fd for endpoint in endpoints for fd in endpoint.descriptors())]
+                       *(fd for endpoint in endpoints for fd in endpoint.descriptors()), *of_kernel]
         descriptors += [server.socket.fileno()] if server else []
         descriptors += [claim.listener.fileno()] if claim else []
         return {
@@ -220,7 +227,7 @@ class Handover:
             "server": {"fd": server.socket.fileno(), "address": str(self._settings.health_port)} if server else None,
             "control": {"fd": claim.listener.fileno(), "path": claim.path} if claim else None,
             "outputs": {str(fd): title for fd, title in outputs.items()}, "deleted": self._endpoints.deleted_interfaces(),
-            "endpoints": self._endpoints.record(),
+            "endpoints": self._endpoints.record(), "kernel_path": kernel,
         }, descriptors
 
     def _execute(self, record: state.Json, descriptors: List[int], copy: int) -> None:

@@ -17,6 +17,7 @@ from .. import StartError, fastpath, listener, memfile, rendezvous, web
 from ..checks import Address
 from ..endpoints import Endpoints
 from ..health import Health
+from ..kernel.bequest import Bequest
 from ..logs import CORE, Log
 from ..patrol import Patrol
 from ..receiver import Receiver
@@ -42,6 +43,7 @@ class Inheritance:
         self._part("the list of descriptors", lambda: self._left.update(_inheritable(self._state["descriptors"])))
         if self:
             _close_strays(self._left)
+        self.flows_go_on = False  # in the table of the program before
         self.sockets: List[socket.socket] = []
         for receiver in self._list("receivers"):
             self._part("the socket of a receiver", functools.partial(self._add_socket, receiver))
@@ -83,6 +85,14 @@ class Inheritance:
 
     # ---- Before anything runs ----------------------------------------------------------------------------------------
 
+    def path_in_kernel(self) -> Optional[Bequest]:
+        """What the program before has left of it, if it did."""
+        found: List[Bequest] = []
+        given = self._state.get("kernel_path")
+        if given:
+            self._part("the path in the kernel", lambda: found.append(Bequest(given, self._take)))
+        return found[0] if found else None
+
     def with_flows(self, make: Callable[[int], fastpath.Handler]) -> Tuple[fastpath.Handler, int]:
         """Makes the fast path by the memory file of the flow table, which it returns too; -1 where the kernel has none, and
         gwlbtun cannot restart in place. Raises OSError."""
@@ -90,7 +100,9 @@ class Inheritance:
         self._part("the flow table", lambda: taken.append(self._take(self._state["flows_fd"])))
         for fd in taken:
             try:
-                return make(fd), fd
+                made = make(fd), fd
+                self.flows_go_on = True
+                return made
             except OSError as error:
                 self._log.critical(CORE, f"Restart in place: the flow table cannot be taken over ({error.strerror}), so its "
                                          "flows are forgotten. Those that go on are learned again from their next packets.")
@@ -178,13 +190,14 @@ class Inheritance:
             else:
                 os.close(fd)
 
-    def tell(self) -> None:
-        """Everything runs."""
+    def tell(self, in_kernel: bool) -> None:
+        """Everything runs. in_kernel: flows that take the kernel went on all the while."""
         if not self:
             return
         gap = ""
         if isinstance(self._state.get("paused_ns"), int):
-            gap = f" Packets waited for {(time.monotonic_ns() - self._state['paused_ns']) / 1e6:.0f} ms."
+            gap = f" Packets waited for {(time.monotonic_ns() - self._state['paused_ns']) / 1e6:.0f} ms"
+            gap += ", but for those of flows that take the kernel." if in_kernel else "."
         number = self._state.get("outline", {}).get("endpoints", 0) if isinstance(self._state.get("outline"), dict) else 0
         self._log.important(CORE, f"Restart in place: this is another program now, with {number} endpoints and their "
                                   f"flows.{gap}")
@@ -221,7 +234,8 @@ def _inheritable(numbers: Iterable[Any]) -> List[int]:
 
 
 def _close_strays(left: Set[int]) -> None:
-    """What the program before has left open unsaid: a socket would get packets that nobody reads, and an interface stay.
+    """What the program before has left open unsaid: a socket would get packets that nobody reads, an interface would stay, and
+    a program in the kernel go on.
 
     Other descriptors may be those of whoever has started gwlbtun.
     """
@@ -233,5 +247,13 @@ def _close_strays(left: Set[int]) -> None:
         status = os.fstat(fd)
         kind = stat.S_IFMT(status.st_mode)
         if fd not in left and (kind == stat.S_IFSOCK or (kind == stat.S_IFCHR and status.st_rdev == TUN_DEVICE)
-                               or (kind == stat.S_IFREG and not status.st_nlink)):  # a memory file has no link
+                               or (kind == stat.S_IFREG and not status.st_nlink)  # a memory file has no link
+                               or _is_of_bpf(fd)):
             os.close(fd)
+
+
+def _is_of_bpf(fd: int) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").startswith("anon_inode:bpf")
+    except OSError:
+        return False

@@ -13,7 +13,7 @@ import time
 from typing import Callable, Dict, List, NamedTuple, Tuple
 
 from .. import StartError, __version__, fastpath, installation, memfile, privilege, tun, web
-from ..kernel import wanted
+from ..kernel import bequest, wanted
 from ..settings import Settings
 from . import state
 
@@ -32,6 +32,7 @@ class Verdict(NamedTuple):
     remarks: List[str]  # what it has to say of its options
     version: str        # its own
     receivers: int      # how many U threads it will have
+    kernel: str = ""    # the signature of its path in the kernel (kernel/bequest.py)
 
 
 def _no(reason: str) -> Verdict:
@@ -44,7 +45,8 @@ def main(arguments: List[str]) -> int:
     settings = cli.parse(arguments)
     theirs = json.loads(sys.stdin.buffer.read(state.BYTES_MOST))
     reasons = objections(settings, theirs)
-    print(json.dumps({"reasons": reasons, "version": __version__, "receivers": len(settings.udp_places)}))
+    print(json.dumps({"reasons": reasons, "version": __version__, "receivers": len(settings.udp_places),
+                      "kernel": bequest.signature(settings)}))
     return 0
 
 
@@ -92,7 +94,7 @@ def _verdict(status: int, output: str, remarks: List[str]) -> Verdict:
     try:
         answer = json.loads(output.strip().rpartition("\n")[2])
         verdict = Verdict([str(reason) for reason in answer["reasons"]], remarks, str(answer["version"]),
-                          int(answer["receivers"]))
+                          int(answer["receivers"]), str(answer.get("kernel", "")))
     except (ValueError, KeyError, TypeError, IndexError):
         verdict = _no("; ".join(remarks[-3:]) or f"it ended with {_describe(status)} and without an answer")
     if status and not verdict.reasons:

@@ -12,20 +12,11 @@ import pytest
 
 import packets
 from lab import CLIENT, ENI, SERVER
-from restarts import Restartable
+from restarts import Restartable, patched
 
 EXECVE = "os.execve(words[0], "
 WRITE = '        memory = state.write({**record, "descriptors": descriptors})\n'
 EVERYTHING = "gwlbtun starts afresh"
-
-
-def patched(copy, name, old, new):
-    """Makes the copy another program, with other text in one place. Returns the text that it had."""
-    path = copy.parent / "gwlbtun" / "takeover" / name
-    text = path.read_text()
-    assert text.count(old) == 1
-    path.write_text(text.replace(old, new))
-    return text
 
 
 def passes(restartable):

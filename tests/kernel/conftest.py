@@ -2,6 +2,7 @@
 """The path in the kernel, in network namespaces: as root."""
 import kernelpath
 import pytest
+from command import copy  # noqa: F401
 from fixtures import lab, root, started_by  # noqa: F401
 
 

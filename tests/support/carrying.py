@@ -25,13 +25,13 @@ class Carrying:
         self.sent = 0
         self._numbers = itertools.count()
 
-    def packet(self, version=4, port=1000, protocol="udp"):
+    def packet(self, version=4, port=1000, protocol="udp", reply=False):
         """The next one of a flow. No two are the same."""
         body = b"%d" % next(self._numbers)
-        ends = CLIENT[version // 6], SERVER[version // 6]
-        if protocol == "tcp":
-            return packets.tcp(*ends, port, 80, body)
-        return packets.udp(*ends, port, 7, body)
+        ends, ports = (CLIENT[version // 6], SERVER[version // 6]), (port, 80 if protocol == "tcp" else 7)
+        if reply:
+            ends, ports = ends[::-1], ports[::-1]
+        return (packets.tcp if protocol == "tcp" else packets.udp)(*ends, *ports, body)
 
     def send(self, count=1, **flow):
         for _ in range(count):

@@ -77,6 +77,15 @@ class Restartable:
         return sorted(line.split(": ")[:2] for line in links.splitlines())
 
 
+def patched(copy, name, old, new):
+    """Makes the copy another program, with other text in one place. Returns the text that it had."""
+    path = copy.parent / "gwlbtun" / "takeover" / name
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    return text
+
+
 @contextlib.contextmanager
 def streaming(lab, rate, flows=32, eni=ENI):
     """Traffic of a load balancer at that rate; yields a list that gets what has become of it."""

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT-0
+"""A daemon that is restarted in place while flows of it take the kernel."""
+import contextlib
+import os
+import threading
+import time
+
+from carrying import Carrying
+from restarts import Restartable, patched
+
+import packets
+
+BEAT_S = 0.02  # between two packets of a flow
+
+
+class Restarting(Carrying, Restartable):
+    """One endpoint that Linux routes, whose flows take the kernel, and a file of options, which may change before a restart."""
+
+    def __init__(self, lab, directory, *arguments, options="", **others):
+        self.directory = directory
+        self.file = directory / "options"
+        self.file.write_text(options)
+        Carrying.__init__(self, lab, f"@{self.file}", *arguments, **others)
+
+    def is_replaced(self):
+        """Whether the old program has gone, and the new one has yet to begin: it has no thread but the first."""
+        return len(os.listdir(f"/proc/{self.daemon.pid}/task")) == 1
+
+    @contextlib.contextmanager
+    def traffic(self, flows=4, first=3000):
+        """Within it, packets of some flows go both ways, with pauses in which they may change over to the kernel."""
+        over = threading.Event()
+
+        def go_on():
+            number = 0
+            while not over.wait(BEAT_S):
+                for index in range(flows):
+                    self.endpoint.send(self.packet(port=first + index, reply=number % 2 == 1))
+                    self.sent += 1
+                number += 1
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def in_order(self):
+        """Whether of each flow and direction packets have come back in the order in which they were sent."""
+        newest = {}
+        for packet in self.endpoint.received:
+            ends, number = packets.flow_key(packet)[2:], int(packet[28:])
+            ends += packet[12:20],
+            if newest.get(ends, -1) >= number:
+                return False
+            newest[ends] = number
+        return True
+
+
+def slowed(copy, seconds):
+    """Has the program of a copy take that long to begin after a restart in place."""
+    begin = '    if not text:\n        return {}, ""\n'
+    patched(copy, "state.py", begin, f"{begin}    import time\n    time.sleep({seconds})\n")
