@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT-0
-"""What one program leaves to the next at a restart in place, of the path in the kernel: descriptors of its maps, programs and links.
+"""What one program leaves to the next at a restart in place of the path in the kernel: descriptors of maps, programs, links.
 
-They last as long as somebody has them open, so packets of known flows take the kernel while the process is being replaced. The next
-program goes on with them if it would make the very same. Whatever it does not take is closed, and the programs are detached by
-that.
+They last as long as somebody has them open, so packets of known flows take the kernel while the process is being replaced. The
+next program goes on with them if it would make the very same. Whatever it does not take is closed, and that detaches the
+programs.
 """
 import contextlib
 import hashlib

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import threading
-import time
 
 from carrying import Carrying
 from restarts import Restartable, patched
