@@ -4,6 +4,7 @@
 # (libasan.so, say) loaded before all others, as a sanitized shim needs it.
 #
 # It tells the dynamic linker so by an option. All programs that Python starts, hooks among them, would inherit LD_PRELOAD.
+# Tests fork, and what is forked starts threads, which ThreadSanitizer allows only when told.
 set -euo pipefail
 
 python=$1 directory=$3
@@ -17,7 +18,8 @@ cat >"$directory/bin/python3" <<END
 #!/bin/sh
 preload=$library\${LD_PRELOAD:+:\$LD_PRELOAD}
 unset LD_PRELOAD
-ASAN_OPTIONS=detect_leaks=0 exec $linker --argv0 "\$0" --preload "\$preload" $interpreter "\$@"
+export ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=die_after_fork=0
+exec $linker --argv0 "\$0" --preload "\$preload" $interpreter "\$@"
 END
 chmod +x "$directory/bin/python3"
 
