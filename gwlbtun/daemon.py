@@ -211,7 +211,7 @@ class Daemon:
         if self._draining.begun and not self._draining.left_s and not self._stopping.is_set():
             self._log.important(CORE, "Drained: stopping.")
             self._stopping.set()
-        idleness_shows = self._lapses.look()
+        idleness_shows = self._lapses.look(self._handover.took_s)
         for line in privilege.news():
             self._log.critical(CORE, line)
         if self._stopping.is_set():

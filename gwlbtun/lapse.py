@@ -30,10 +30,15 @@ class Lapses:
         self._log = log
         self._seen = _since_boot()
         self._offset = _offset()
+        self._busy_s = 0.0
         self._grace_end = 0.0
 
-    def look(self) -> bool:
-        """Once a second. False: something may seem idle whose packets only wait."""
+    def look(self, busy_s: float) -> bool:
+        """Once a second. busy_s: how long the main thread has been at other work so far, while all others ran.
+
+        False: something may seem idle whose packets only wait.
+        """
+        busy_before, self._busy_s = self._busy_s, busy_s
         offset, before = _offset(), self._offset
         now, seen = _since_boot(), self._seen
         self._offset, self._seen = offset, now
@@ -41,9 +46,10 @@ class Lapses:
             _reckon_anew()
             self._log.important(CORE, f"The system's clock has gone {'ahead' if offset > before else 'back'} by "
                                       f"{abs(offset - before):.0f} s. That concerns the times in this log alone.")
-        if now - seen >= PAUSE_S:
+        paused_s = now - seen - (busy_s - busy_before)
+        if paused_s >= PAUSE_S:
             self._grace_end = now + GRACE_S
-            self._log.important(CORE, f"gwlbtun has not run for {now - seen:.0f} s: it was stopped, or the host stood still. "
+            self._log.important(CORE, f"gwlbtun has not run for {paused_s:.0f} s: it was stopped, or the host stood still. "
                                       "It goes on.")
         return now >= self._grace_end
 

@@ -65,6 +65,7 @@ class Handover:
         self._flows_fd = flows_fd
         self._interrupted: Callable[[], bool] = lambda: False
         self._fed = 0.0
+        self.took_s = 0.0  # of the main thread's time, so far
 
     def outline(self) -> state.Json:
         return state.outline(self._settings, self._handler.shim, len(self._endpoints.passing()))
@@ -72,6 +73,7 @@ class Handover:
     def run(self, interrupted: Callable[[], bool]) -> None:
         """Does not return if it succeeds. interrupted(): whether gwlbtun has been told to stop meanwhile."""
         self._interrupted = interrupted
+        begin = time.monotonic()
         self._service.reloading()
         try:
             for _ in range(TRIES):
@@ -86,6 +88,7 @@ class Handover:
             self._log.critical(CORE, f"Restart in place: it failed, and gwlbtun goes on as it was "
                                      f"({type(error).__name__}: {error}).")
         self._service.go_on()
+        self.took_s += time.monotonic() - begin
 
     def _waits(self) -> bool:
         """To be called again and again: keeps the watchdog fed. True: gwlbtun is to stop, so never mind."""

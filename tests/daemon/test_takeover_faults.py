@@ -52,6 +52,17 @@ def test_what_the_rehearsal_could_do_fails_when_it_matters(lab, tmp_path, copy, 
     assert restartable.daemon.stop() == 0 and restartable.interfaces() == []
 
 
+def test_a_rehearsal_that_takes_long_is_no_pause(lab, tmp_path, copy):
+    restartable = Restartable(lab, tmp_path, command=[sys.executable, copy])
+    restartable.exchange()
+    patched(copy, "rehearsal.py", "def main(arguments: List[str]) -> int:\n",
+            "def main(arguments: List[str]) -> int:\n    import time\n    time.sleep(4)\n    raise RuntimeError('slow')\n")
+    restartable.refuse()
+    begin = time.monotonic()
+    assert lab.wait(lambda: restartable.daemon.health() and time.monotonic() > begin + 1.5)  # it has looked meanwhile
+    assert "gwlbtun has not run" not in restartable.daemon.log()
+
+
 def test_a_stop_in_the_last_moment_is_heard(lab, tmp_path, copy):
     patched(copy, "handover.py", "self._log.flush(LOG_S)", "os.kill(os.getpid(), signal.SIGTERM)")
     restartable = Restartable(lab, tmp_path, command=[sys.executable, copy])
