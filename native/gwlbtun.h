@@ -391,8 +391,7 @@ struct gw_kernel_setup {
 	int32_t flows_fd;   /* the map */
 	int32_t links_bell; /* an eventfd, rung when K has put a pair of addresses into links; -1: none */
 	uint64_t wake_ns;   /* the longest that K may sleep */
-	const struct gw_kernel_counts
-		*before; /* of the K that has left this to another program, whose work goes on; or NULL */
+	const struct gw_kernel_counts *before; /* of the K whose work this one goes on with; or NULL */
 };
 
 /* What K has done, and how much there is now.  Anyone may read it at any time. */
