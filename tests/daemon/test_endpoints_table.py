@@ -43,7 +43,7 @@ class Table:
             path.chmod(0o755)
             hook = str(path)
         chosen = Settings(create_hook=hook, destroy_hook=hook, tunnel_threads=2, kernel_path="off", **settings)
-        kernel = Path(chosen, False, self.stopping, self.book.log)
+        kernel = Path(chosen, False, None, self.stopping, self.book.log)
         self.endpoints = Endpoints(self.handler, chosen, 0, Sources(self.handler, Settings(), self.book.log), kernel,
                                    self.stopping, self.book.log)
         self.endpoints.start()

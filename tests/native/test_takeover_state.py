@@ -44,7 +44,7 @@ class Parts:
         self.handler = handler
         self.sources = Sources(self.handler, self.settings, self.log)
         self.stopping = threading.Event()
-        kernel = Path(self.settings, False, self.stopping, self.log)
+        kernel = Path(self.settings, False, None, self.stopping, self.log)
         self.endpoints = Endpoints(self.handler, self.settings, 0, self.sources, kernel, self.stopping, self.log)
         self.drops = DropWatch(self.shim.drop_texts, self.log)
         self.patrol = Patrol(self.endpoints, None, self.shim.drop_texts, self.stopping, self.log)
