@@ -135,7 +135,7 @@ def take_over(left):
     inherited.claim("")
     receivers = [Receiver(index, Place("U", index, None), handler, socket.socket(), parts.log) for index in range(RECEIVERS)]
     inherited.resume(handler, receivers, parts.endpoints, parts.sources, Health(), parts.drops, parts.patrol)
-    inherited.tell()
+    inherited.tell(False)
     for endpoint in parts.endpoints.all():
         endpoint.counters()
         endpoint.native.last_ns()
