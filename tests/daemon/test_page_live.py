@@ -132,7 +132,9 @@ def test_server_and_script_say_the_same(laboratory, browser):
     sender = laboratory.endpoint(ENI + 2)
     sender.send(packets.udp(CLIENT[0], SERVER[0], 1, 2))
     assert laboratory.wait(lambda: len(sender.received) == 1)
-    html = laboratory.daemons[0].get("/status")[2].decode()
+    daemon, returned = laboratory.daemons[0], laboratory.balancer.counters.returned
+    assert laboratory.wait(lambda: daemon.health()["totals"]["pktsToGwlb"] == returned)  # counted just after it was sent
+    html = daemon.get("/status")[2].decode()
     rendered = dict(re.findall(r'data-(?:count|bytes)="([\w.]+)">([^<]*)<', html))
     cells = {name: re.findall(rf'data-cell="{name}">([^<]+)<', html) for name in ("id", "device", "state", "inCount", "flows")}
     assert len(rendered) > 30 and all(cells.values())
