@@ -32,11 +32,11 @@ def programs_at_uplink(lab):
         return len(bpf.programs_at(socket.if_nametoindex("eth0"), bpf.TCX_INGRESS))
 
 
-def restarts(restarting, options):
-    """Under traffic. Nothing is lost, and nothing overtakes."""
+def restarts(restarting, options, receivers_stay=True):
+    """Under traffic. Nothing is lost or overtakes; but where flows come to other receivers, two may have packets of one."""
     with restarting.traffic():
         restarting.restart(options)
-    assert restarting.all_back() and restarting.in_order()
+    assert restarting.all_back() and (not receivers_stay or restarting.in_order())
     assert restarting.daemon.health()["totals"]["pktsFromGwlb"] == restarting.sent
 
 
@@ -47,9 +47,10 @@ def test_options_with_which_flows_take_the_kernel_yet(lab, tmp_path, options):
     restarting = Restarting(lab, tmp_path)
     for port in range(3000, 3004):
         assert restarting.until_carried(port=port)
-    restarts(restarting, options)
+    receivers_stay = "--udpthreads" not in options
+    restarts(restarting, options, receivers_stay)
     assert restarting.until_carried(port=3000)
-    restarts(restarting, "")
+    restarts(restarting, "", receivers_stay)
     assert restarting.until_carried(port=3000)
 
 

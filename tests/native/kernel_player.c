@@ -81,7 +81,7 @@ static void *play_program(void *argument)
 
 void player_begin(struct gw_handler *handler, unsigned endpoints, unsigned flows)
 {
-	struct gw_kernel_setup setup = { .links = links, .globals = &globals, .links_bell = -1 };
+	struct gw_kernel_setup setup = { .links = links, .globals = &globals, .links_bell = -1, .wake_ns = 1000000000 };
 
 	slots = endpoints;
 	memset(links, 0, sizeof(links));

@@ -298,9 +298,12 @@ static void report(const char *name, const struct way *way)
 
 int main(int argc, char **argv)
 {
-	const struct gw_kernel_setup setup = {
-		.endpoints = shown, .links = links, .globals = &globals, .flows_fd = -1, .links_bell = -1
-	};
+	const struct gw_kernel_setup setup = { .endpoints = shown,
+		                               .links = links,
+		                               .globals = &globals,
+		                               .flows_fd = -1,
+		                               .links_bell = -1,
+		                               .wake_ns = 1000000000 };
 	pthread_t receiver[RECEIVERS], tunnel[2 * QUEUES], sender[RECEIVERS], k, others[4];
 	const unsigned seconds = argc > 1 ? (unsigned)atoi(argv[1]) : 2;
 
