@@ -61,18 +61,18 @@ def pace_of(pace: Pace) -> Pace:
 def rows(comparison: Comparison, pace: Pace, progress: Progress) -> Iterator[Dict]:
     """For each kind of traffic its label and its rounds, and of each round what it gave with the path off and on. Lone packets
     have a floor as well."""
-    kinds: List[Tuple[str, Callable[[str, Dict], Dict]]] = [
-        (workload.label, lambda state, off, workload=workload: under_load(comparison, workload, state, off, pace))
+    kinds: List[Tuple[str, Callable[[str, Dict], Dict], List[str]]] = [
+        (workload.label, lambda state, off, workload=workload: under_load(comparison, workload, state, off, pace), [*STATES])
         for workload in KERNEL_PATH_WORKLOADS]
-    kinds.append((f"lone packets, {LONE_US} us apart", lambda state, _: lone(comparison, state)))
-    kinds.append(("lone, received where it is sent", lambda state, _: lone_where_sent(comparison, state)))
-    kinds.append((f"{SHORT_PER_S:,} connections/s", lambda state, _: short(comparison, state, pace)))
-    for label, measured in kinds:
+    kinds.append((f"lone packets, {LONE_US} us apart", lambda state, _: lone(comparison, state), [*STATES, FLOOR]))
+    kinds.append(("lone, received where it is sent", lambda state, _: lone_where_sent(comparison, state), [*STATES, FLOOR]))
+    kinds.append((f"{SHORT_PER_S:,} connections/s", lambda state, _: short(comparison, state, pace), [*STATES]))
+    for label, measured, states in kinds:
         progress.say(f"path in the kernel: {label}", True)
         rounds = []
         for _ in range(pace.rounds):
             one: Dict[str, Dict] = {}
-            for state in [*STATES, FLOOR] if label.startswith("lone") else STATES:
+            for state in states:
                 one[state] = measured(state, one.get("off", {}))
                 progress.next()
             rounds.append(one)

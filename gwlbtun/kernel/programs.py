@@ -64,6 +64,7 @@ def load(name: str, descriptors: Mapping[str, int]) -> int:
 
 
 def load_any(program: Program, name: str, descriptors: Mapping[str, int]) -> int:
+    """The same for a program from parse()."""
     code = bytearray(program.instructions)
     for number, of in program.maps:
         code[8 * number + 1] = code[8 * number + 1] & 0x0F | _MAP_BY_DESCRIPTOR

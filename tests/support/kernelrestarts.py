@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: MIT-0
 """A daemon that is restarted in place while flows of it take the kernel."""
-import contextlib
+import itertools
 import os
-import threading
 
 from carrying import Carrying
-from restarts import Restartable, patched
+from restarts import Restartable, again_and_again, patched
 
 import packets
 
@@ -25,25 +24,16 @@ class Restarting(Carrying, Restartable):
         """Whether the old program has gone, and the new one has yet to begin: it has no thread but the first."""
         return len(os.listdir(f"/proc/{self.daemon.pid}/task")) == 1
 
-    @contextlib.contextmanager
     def traffic(self, flows=4, first=3000):
         """Within it, packets of some flows go both ways, with pauses in which they may change over to the kernel."""
-        over = threading.Event()
+        replies = itertools.cycle((False, True))
 
-        def go_on():
-            number = 0
-            while not over.wait(BEAT_S):
-                for index in range(flows):
-                    self.endpoint.send(self.packet(port=first + index, reply=number % 2 == 1))
-                    self.sent += 1
-                number += 1
-        thread = threading.Thread(target=go_on)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+        def send():
+            reply = next(replies)
+            for index in range(flows):
+                self.endpoint.send(self.packet(port=first + index, reply=reply))
+                self.sent += 1
+        return again_and_again(send, BEAT_S)
 
     def in_order(self):
         """Whether of each flow and direction packets have come back in the order in which they were sent."""
