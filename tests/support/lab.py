@@ -140,6 +140,10 @@ class Daemon:
                 found[int(task.name)] = (task / "comm").read_text().rstrip("\n")
         return found
 
+    def threads_but_tunnels(self) -> Dict[int, str]:
+        """The same without T threads, each of which starts when its endpoint has work for it."""
+        return {number: name for number, name in self.threads().items() if not re.search(r" T\d+$", name)}
+
     def memory(self) -> int:
         """Its resident memory, in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()

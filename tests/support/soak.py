@@ -32,6 +32,7 @@ FAULT_S = 0.3       # how long a fault lasts
 LAST_LINGER_S = 15  # for the last of them to go, and the last packet to return
 TCP_PATIENCE_S = 120  # TCP tries again at ever longer intervals, and may meet a fault each time
 RESTART_S = 30
+PROBES = 16         # flows of which each receiver gets some
 BLOCK = 40_000      # bytes that a TCP connection carries at a time
 
 BUFFERS_KB = 66_000  # a mapping as large as this holds the buffers of a receiver
@@ -91,6 +92,7 @@ class Soak:
         self._quiet = threading.Event()  # no faults: the others go on
         self._failures: List[str] = []
         self._in_order_from = 0.0        # the network keeps the order of packets from then on
+        self._probes = 0
         self.done: Dict[str, int] = {}   # how often each thing was done
         self.lab = Lab(directory)
         self._stack.callback(self.lab.close)
@@ -145,15 +147,20 @@ class Soak:
 
     def _returns(self, pair: Pair) -> None:
         """After all faults, traffic passes by itself."""
-        endpoint = pair.endpoint
-        probe = packets.udp("10.9.9.9", "10.9.9.8", 9, self._random.randrange(1, 65536), b"probe")
-        before = len(endpoint.received)
+        assert self._probes_return(pair), f"{pair.endpoint.id} does not carry traffic after all faults are over"
+
+    def _probes_return(self, pair: Pair) -> bool:
+        """Whether packets of new flows come back, enough for every receiver. All that was sent before them is through then."""
+        self._probes += 1
+        probes = [packets.udp("10.9.9.9", "10.9.9.8", self._probes, 1 + number, b"probe") for number in range(PROBES)]
 
         def back() -> bool:
-            endpoint.send(probe)
+            left = [probe for probe in probes if not pair.endpoint.flow(probe).returned]
+            for probe in left:
+                pair.endpoint.send(probe)
             time.sleep(0.1)
-            return len(endpoint.received) > before
-        assert self.lab.wait(back, LAST_LINGER_S), f"{endpoint.id} does not carry traffic after all faults are over"
+            return not left
+        return self.lab.wait(back, LAST_LINGER_S)
 
     def _guarded(self, loop: Callable[[], None]) -> None:
         try:
@@ -280,6 +287,8 @@ class Soak:
     def _uplink_down(self) -> None:
         # When Linux has found a neighbour, what it sends then may overtake what has waited for that.
         self._in_order_from = math.inf
+        if not all(self._probes_return(pair) for pair in self.steady):
+            return
         self._set("eth0", "down")
         time.sleep(FAULT_S)
         self._set("eth0", "up")
