@@ -84,4 +84,5 @@ class Jail:
                  f"mount --bind /dev/net/tun {self.directory}/dev/net/tun; "
         if proc:
             mounts += f"mount -t proc proc {self.directory}/proc; "
+        mounts += "unset PYTHONPYCACHEPREFIX; "  # Python would make the directory
         return ["unshare", "--mount", "sh", "-ec", mounts + f'exec chroot {self.directory} "$@"', "sh", *map(str, words)]
