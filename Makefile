@@ -114,7 +114,7 @@ uninstall:
 HERE := $(if $(shell command -v apt-get),,-m "not debian")
 
 test: packages $(SHIM) pytest
-	$(PYTEST) $(HERE) --processes=3 $(TESTS)
+	$(PYTEST) $(HERE) --processes=4 $(TESTS)
 
 # Those that depend on the kernel, on other kernels, in qemu: KERNELS="6.1 newest", as Debian's archive has them.
 KERNELS      ?= 5.10 6.1 6.12 newest
@@ -136,7 +136,7 @@ pytest:
 # The daemon itself, with traffic, under each sanitizer: in a copy of the project, whose shim is built for it.  Tests and daemon
 # run by a Python that loads the sanitizer's library.  What one finds makes a process end with a status that the tests do not
 # take.  Python's own leaks are not ours to mend.  Threads carry all, but in the tests of the path in the kernel.
-SANITIZED_TESTS ?= $(patsubst %,tests/daemon/test_%.py,path malformed endpoints relief idle show soak) tests/kernel/test_kernel_flows.py
+SANITIZED_TESTS ?= $(patsubst %,tests/daemon/test_%.py,soak path malformed endpoints relief idle show) tests/kernel/test_kernel_flows.py
 
 sanitize: packages $(SHIM) pytest
 	$(MAKE) --no-print-directory -j2 -O sanitize-thread sanitize-address
@@ -159,7 +159,7 @@ sanitize-with:
 	tools/sanitized_python.sh $(firstword $(PYTEST)) $(RUNTIME) $(CURDIR)/build/$(SANITIZER)/python
 	cd build/$(SANITIZER) && PATH=$$PWD/python/bin:$$PATH GWLBTUN_SANITIZED=1 TAKEOVER_RATE=1000 \
 	  KERNEL_PATH=$(or $(KERNEL_PATH),off) \
-	  python3 -m pytest -m "not costs and not unsanitized$(if $(HERE), and not debian)" $(SANITIZED_TESTS)
+	  python3 -m pytest --processes=2 -m "not costs and not unsanitized$(if $(HERE), and not debian)" $(SANITIZED_TESTS)
 
 # What the network and TUN may hand to the parsers, made up for TIME seconds.
 fuzz: TIME ?= 60

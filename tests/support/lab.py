@@ -19,7 +19,7 @@ from gwlbtun import geneve
 
 PROGRAM = Path(__file__).resolve().parents[2] / "gwlbtun.py"
 SANITIZED = "GWLBTUN_SANITIZED" in os.environ  # `make sanitize`
-KERNEL_PATH = os.environ.get("KERNEL_PATH", "off")  # of tests that are not about it: it makes each start and stop slower
+KERNEL_PATHS = os.environ.get("KERNEL_PATH", "off auto").split()  # of tests that are not about it (fixtures.py)
 
 BALANCER = "192.0.2.1", "192.0.2.2"
 APPLIANCE = "192.0.2.10"
@@ -182,6 +182,8 @@ class Daemon:
 class Lab:
     """Balancer and appliance, linked; hosts, endpoints and daemons as a test asks for them."""
 
+    kernel_path = KERNEL_PATHS[0]  # of daemons, where a test asks for nothing else
+
     def __init__(self, directory: Path):
         self.directory = directory
         self.daemons: List[Daemon] = []
@@ -211,13 +213,14 @@ class Lab:
         return path
 
     def start(self, *arguments, hook: Optional[str] = PASSTHROUGH, json_health: bool = True,
-              command: Optional[list] = None, kernel_path: Optional[str] = KERNEL_PATH) -> Daemon:
-        """A daemon that is ready; hook is the text of a script for CREATE and DESTROY; kernel_path None: as by default."""
+              command: Optional[list] = None, kernel_path: Optional[str] = "") -> Daemon:
+        """A daemon that is ready; hook is the text of a script for CREATE and DESTROY; kernel_path "": the laboratory's, None:
+        as by default."""
         hooks = []
         if hook:
             path = self.hook(hook)
             hooks = ["-c", path, "-r", path]
-        chosen = [] if kernel_path is None else ["--kernel-path", kernel_path]
+        chosen = [] if kernel_path is None else ["--kernel-path", kernel_path or self.kernel_path]
         daemon = Daemon(self.appliance, self.directory, [*["-j"] * json_health, *hooks, *chosen, *arguments], command)
         self.daemons.append(daemon)
         return daemon.wait_ready()
