@@ -397,7 +397,7 @@ struct gw_kernel_setup {
 /* What K has done, and how much there is now.  Anyone may read it at any time. */
 struct gw_kernel_counts {
 	uint64_t entries;  /* in the map, about */
-	uint64_t links;    /* that K has put there: those below have their addresses */
+	uint64_t links;    /* places there that have been used so far */
 	uint64_t requests; /* of U threads */
 	uint64_t promoted; /* flows put into the map */
 	uint64_t replaced; /* of those: it had another entry of the flow */
@@ -432,12 +432,10 @@ GW_EXPORT void gw_kernel_free(struct gw_kernel *kernel);
 
 GW_EXPORT const struct gw_kernel_counts *gw_kernel_counted(const struct gw_kernel *kernel);
 
-/*
- * The endpoint's flows may take the kernel: writes endpoints[slot], under a new life; or under the one that it has, if another K
- * has left the slot on for that endpoint.  After gw_endpoint_open().  gwi: its
- * interface index.  queues: the descriptors of its queues, all of gwi and then all of gwo, by thread; they must stay open until
- * it is off.  queue_length: how many packets one of them can hold at most, ever.  0 or -errno.
- */
+/* The endpoint's flows may take the kernel: writes endpoints[slot], under a new life; or under the one that it has, if another K
+ * has left the slot on for that endpoint.  After gw_endpoint_open().  gwi: its interface index.  queues: the descriptors of its
+ * queues, all of gwi and then all of gwo, by thread; they must stay open until it is off.  queue_length: how many packets one of
+ * them can hold at most, ever.  0 or -errno. */
 GW_EXPORT int gw_kernel_endpoint_on(struct gw_kernel *kernel, struct gw_endpoint *endpoint, uint32_t gwi,
                                     const int *queues, uint32_t queue_length);
 
@@ -448,9 +446,11 @@ GW_EXPORT void gw_kernel_endpoint_off(struct gw_kernel *kernel, struct gw_endpoi
 GW_EXPORT void gw_kernel_endpoint_aside(struct gw_kernel *kernel, struct gw_endpoint *endpoint, unsigned side,
                                         int aside);
 
-/* Before gw_handler_expire(): so that it forgets no flow that the kernel has carried lately.  Python's thread needs the same
- * rights as K: bpf(2) on a map by its descriptor. */
+/* Before gw_handler_expire(), which so forgets no flow that the kernel carries.  The caller needs K's rights: bpf(2) on a map. */
 GW_EXPORT void gw_kernel_sweep(struct gw_kernel *kernel);
+
+/* Gives up pairs in links that no flow in the map has had for so long.  Only whoever writes links may call it.  Their number. */
+GW_EXPORT unsigned gw_kernel_free_links(struct gw_kernel *kernel, uint64_t idle_ns);
 
 /* Adds up what the CPUs have counted for a slot: tallies as in native/bpf/layout.h, with so many CPUs each. */
 GW_EXPORT void gw_kernel_tallied(const struct gw_kernel_tally *tallies, unsigned slot, unsigned cpus,

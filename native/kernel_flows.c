@@ -59,7 +59,7 @@ static bool add(struct gw_kernel_flows *flows, unsigned receiver, const struct g
 		COUNT(flows->counts->stale);
 		return false;
 	}
-	link = gw_kernel_link(&flows->links, &request->origin);
+	link = gw_kernel_link(&flows->links, &request->origin, now_ns);
 	if (link < 0) {
 		COUNT(flows->counts->full);
 		return false;
@@ -205,8 +205,10 @@ static void sweep_entry(struct gw_kernel_flows *flows, const struct gw_kernel_ke
                         uint64_t now_ns)
 {
 	flows->found++;
-	if (is_valid(flows, key, flow))
+	if (is_valid(flows, key, flow)) {
+		gw_kernel_link_use(&flows->links, flow->link, now_ns);
 		return;
+	}
 	/* One whose endpoint is gone has no packets on their way. */
 	if (gw_kernel_slot_of(flows->slots, GW_KEY_SLOT(key->word[GW_KEY_WORDS - 1]), flow->life) != NULL) {
 		kill_entry(flows, key, flow, now_ns);

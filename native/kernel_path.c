@@ -138,7 +138,7 @@ static void go_on(struct gw_kernel *kernel, const struct gw_kernel_counts *befor
 {
 	kernel->counts = *before;
 	kernel->lost_before = before->lost;
-	gw_kernel_links_resume(&kernel->flows.links);
+	gw_kernel_links_resume(&kernel->flows.links, gw_now_ns());
 	gw_kernel_flows_resume(&kernel->flows);
 	for (unsigned i = 0; i < kernel->handler->shared.receivers; i++)
 		gw_kernel_cycle_include(&kernel->cycle, i);
@@ -361,6 +361,22 @@ static uint64_t sweep_tolerance(const struct gw_handler *handler)
 	const unsigned idle_s = handler->tcp_idle_s < handler->udp_idle_s ? handler->tcp_idle_s : handler->udp_idle_s;
 
 	return idle_s * 1000 * MS / 4;
+}
+
+unsigned gw_kernel_free_links(struct gw_kernel *kernel, uint64_t idle_ns)
+{
+	const uint64_t now_ns = gw_now_ns(), latest_ns = now_ns > idle_ns ? now_ns - idle_ns : 0;
+	uint64_t since_ns;
+	unsigned freed;
+
+	pthread_mutex_lock(&kernel->lock);
+	/* A sweep from beginning to end has found no flow of such a pair, or there is none at all. */
+	since_ns = kernel->counts.entries == 0 ? now_ns : kernel->flows.complete_ns;
+	if (since_ns > latest_ns)
+		since_ns = latest_ns;
+	freed = gw_kernel_links_free(&kernel->flows.links, since_ns);
+	pthread_mutex_unlock(&kernel->lock);
+	return freed;
 }
 
 /* ---- Asleep ------------------------------------------------------------------------------------------------------*/

@@ -2,7 +2,8 @@
 """Keeps the ways out to the load balancer that the programs use: map `links`.
 
 Thread K puts a pair of addresses into the map, our own and the load balancer's, when a flow needs it. The rest is written here:
-the interface, the Ethernet header, and whether all that is certain. The kernel reports changes of routes, rules, addresses,
+the interface, the Ethernet header, and whether all that is certain. When there is little room left, K is asked to give up the
+pairs that have no flows, as a sender may invent addresses. The kernel reports changes of routes, rules, addresses,
 interfaces and neighbours, and each is followed at once. What it does not report, such as a path MTU that it has learned, is
 seen within two seconds.
 
@@ -26,6 +27,8 @@ MISSING_S = 1.0   # the same of one whose address is not known, at first
 MISSING_MOST_S = 60.0
 CALM_S = 0.05     # between two looks when one change follows the other
 SHARE = 0.1       # of one core, at most
+ROOM_FROM = 3 / 4  # of the places: when so many are taken, pairs without flows have to go
+IDLE_S = 60.0      # for which they must have had none
 _MESSAGES = 64
 
 # <linux/rtnetlink.h>
@@ -34,21 +37,24 @@ _RTNLGRP_NEXTHOP = 32
 _GROUPS = _RTNLGRP_LINK, _RTNLGRP_NEIGH, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV4_ROUTE, _RTNLGRP_IPV4_RULE
 
 Uplink = Callable[[int, str], str]  # index and name of an interface; returns why its packets cannot take the kernel, or nothing
+Free = Callable[[float], int]       # has K give up the pairs that have had no flows for so many seconds; returns their number
 
 
 class Links:
     """For one thread, the one that polls its descriptor. Others may read the figures."""
 
-    def __init__(self, table: Sequence[Any], uplink: Uplink, log: Log):
+    def __init__(self, table: Sequence[Any], uplink: Uplink, free: Free, log: Log):
         """table: struct gw_kernel_link, one after the other. uplink(): called for each way that can be taken, before it is.
+        free(): called when there is little room.
 
         Raises OSError when the kernel reports no changes.
         """
         self._table = table
         self._uplink = uplink
+        self._free = free
         self._log = log
         self._resolver = Resolver()
-        self._ways: List[Way] = []
+        self._ways: Dict[int, Way] = {}  # by place in the table
         self._told: Set[str] = set()
         self._fresh: Dict[Neighbour, float] = {}  # when each is to be looked after again
         self._patience: Dict[Neighbour, float] = {}  # of each that is missing: the time between two times
@@ -66,22 +72,23 @@ class Links:
 
     @property
     def valid(self) -> int:
-        return sum(not way.reason for way in self._ways)
+        return sum(not way.reason for way in self._ways.values())
 
     @property
     def reasons(self) -> List[str]:
         """Why ways cannot be taken, each once."""
-        return list(dict.fromkeys(way.reason for way in self._ways if way.reason))
+        return list(dict.fromkeys(way.reason for way in self._ways.values() if way.reason))
 
     def due(self) -> float:
         """When look() is to be called at the latest."""
         return self._calm if self._changed else min([self._look_due, *self._fresh.values()])
 
     def grow(self, count: int) -> None:
-        """K has put so many pairs of addresses into the map."""
-        for index in range(len(self._ways), min(count, len(self._table))):
-            self._ways.append(Way("it is not known yet"))
-            self._see(index)
+        """K may have put pairs of addresses into the first places of the table, so many of them."""
+        for index in range(min(count, len(self._table))):
+            if index not in self._ways and self._table[index].own_address:
+                self._ways[index] = Way("it is not known yet")
+                self._see(index)
 
     def hear(self) -> None:
         """To be called when its descriptor is readable."""
@@ -106,7 +113,9 @@ class Links:
         begin = time.monotonic()
         self._changed = False
         self._resolver.forget()
-        for index in range(len(self._ways)):
+        if len(self._ways) >= ROOM_FROM * len(self._table) and self._free(IDLE_S):
+            self._ways = {index: way for index, way in self._ways.items() if self._table[index].own_address}
+        for index in self._ways:
             self._see(index)
         now = time.monotonic()
         self._calm = now + max(CALM_S, (now - begin) / SHARE)
@@ -114,7 +123,7 @@ class Links:
 
     def _see_neighbour(self, neighbour: Neighbour) -> None:
         if neighbour in self._fresh:
-            for index, way in enumerate(self._ways):
+            for index, way in self._ways.items():
                 if way.neighbour == neighbour:
                     self._see(index)
 
@@ -137,7 +146,7 @@ class Links:
                                  f"{way.reason}: gwlbtun's threads send it.")
 
     def _freshen(self, neighbour: Neighbour, now: float) -> None:
-        users = [way for way in self._ways if way.neighbour == neighbour]
+        users = [way for way in self._ways.values() if way.neighbour == neighbour]
         patience = self._patience.pop(neighbour, MISSING_S)
         if not users:
             self._fresh.pop(neighbour, None)

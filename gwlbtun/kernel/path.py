@@ -95,7 +95,7 @@ class Path:
         self._bell, self._ringer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._aside = Aside(self._loaded.has_company, self._log)
         self._uplinks = Uplinks(self._loaded, self._settings, self._log)
-        self._links = Links(self._maps.links, self._uplinks.attach, self._log)
+        self._links = Links(self._maps.links, self._uplinks.attach, self._free_links, self._log)
         self._watch = Worker(self._log, "gwlbtun Links", self._follow, wakes=True, rights=Rights.MAPS)
 
     def serve(self, handler: fastpath.Handler, flows_go_on: bool) -> None:
@@ -227,8 +227,6 @@ class Path:
             with self._lock:
                 for fd in ready:
                     heard.get(fd, self._drain_bell)()
-                if self._thread:
-                    self._links.grow(self._thread.links)
                 self._renew_lease()
                 self._links.look()
                 self._aside.look()
@@ -244,6 +242,11 @@ class Path:
     def _drain_bell(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._bell, 65_536)
+        if self._thread:
+            self._links.grow(self._thread.links)
+
+    def _free_links(self, idle_s: float) -> int:
+        return self._thread.free_links(idle_s) if self._thread else 0
 
     # ---- For health --------------------------------------------------------------------------------------------------
 

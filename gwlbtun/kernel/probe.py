@@ -83,6 +83,8 @@ def _refusal(error: OSError) -> str:
         return "this kernel or machine has no system call bpf(2) (CONFIG_BPF_SYSCALL)"
     if error.errno == errno.EINVAL:
         return "the kernel does not know maps in shared memory, which came with Linux 5.5"
+    if error.errno == errno.ENOENT:
+        return "there is no /sys, which tells how many processors there may be"
     if error.errno != errno.EPERM:
         return f"the system call bpf(2) fails ({error.strerror})"
     if not _capable(_CAP_BPF, _CAP_SYS_ADMIN):

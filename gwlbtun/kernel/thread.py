@@ -54,8 +54,12 @@ class Thread:
 
     @property
     def links(self) -> int:
-        """The pairs of addresses that it has put into the map."""
+        """The places for pairs of addresses in the map that have been used so far."""
         return self._counts.links
+
+    def free_links(self, idle_s: float) -> int:
+        """Gives up the pairs that no flow has had for so long; their number. For the thread that has Links."""
+        return self._library.gw_kernel_free_links(self._kernel, int(idle_s * 1e9))
 
     def endpoint_on(self, endpoint: fastpath.NativeEndpoint, gwi: int, queues: Sequence[int], longest: int) -> None:
         """Its flows may take the kernel. gwi: the index of the interface. longest: packets that a queue may hold.

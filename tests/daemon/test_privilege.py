@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,15 @@ def ours():
 
 
 def by_name(daemon):
-    """What its threads may do, by their names without numbers."""
+    """What its threads may do, by their names without numbers, when none is just beginning or about to end."""
+    found, before = snapshot(daemon), None
+    while found != before:
+        time.sleep(0.1)
+        found, before = snapshot(daemon), found
+    return found
+
+
+def snapshot(daemon):
     found = {}
     for thread, name in daemon.threads().items():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended

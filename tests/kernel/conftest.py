@@ -3,7 +3,7 @@
 import kernelpath
 import pytest
 from command import copy  # noqa: F401
-from fixtures import lab, root, started_by  # noqa: F401
+from fixtures import impatient, lab, root, started_by  # noqa: F401
 
 
 @pytest.fixture

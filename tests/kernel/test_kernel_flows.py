@@ -148,6 +148,57 @@ def test_a_pair_of_addresses_is_put_into_links_once_and_rings(stand):
         assert os.read(stand.rung, 16) == (1).to_bytes(8, "little")
 
 
+def link_of(stand, flow):
+    link = stand.maps.links[flow.link]
+    return link.gwlb_address, link.own_address
+
+
+@pytest.mark.parametrize("stand", [{"flows": 2048, "idle_s": 5}], indirect=True)
+def test_pairs_of_addresses_that_no_flow_has_any_more_make_room(stand):
+    def send_from(number):
+        packet = stand.header() + packets.udp("10.0.0.1", "10.0.0.2", 10_000 + number, 2, b"x")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind((f"127.1.{number >> 8}.{number & 255}", 0))
+            for _ in range(4):
+                sender.sendto(packet, stand.socket.getsockname())
+
+    def see():
+        flow.seen_s = stand.maps.globals.now_s
+        stand.maps.set_flow(kept, flow)
+
+    def free():
+        return stand.library.gw_kernel_free_links(stand.kernel, 0)
+
+    stand.send(9, 4)
+    wait_for(lambda: stand.entries())
+    kept, flow = stand.entry()
+    for number in range(layout.LINKS):
+        send_from(number)
+        wait_for(lambda asked=number + 2: stand.counts.requests >= asked)
+    assert (stand.counts.links, stand.counts.full) == (layout.LINKS, 1)
+    see()
+    stand.sweep()
+    assert free() == 0
+
+    def entries():
+        """The kept one does not idle; all others may."""
+        see()
+        stand.library.gw_kernel_sweep(stand.kernel)
+        stand.handler.expire()
+        return stand.entries()
+
+    freed = []
+    wait_for(lambda: len(entries()) == 1)
+    wait_for(lambda: entries() and not freed.append(free()) and sum(freed) == layout.LINKS - 1)
+    assert link_of(stand, flow) == (flow.gwlb_address, flow.own_address)
+    assert sum(link.own_address != 0 for link in stand.maps.links) == 1
+    send_from(5000)
+    wait_for(lambda: len(entries()) == 2)
+    for found in stand.entries().values():
+        assert link_of(stand, found) == (found.gwlb_address, found.own_address)
+    assert stand.counts.links == layout.LINKS
+
+
 @pytest.mark.parametrize("packet", [
     packets.icmp("10.0.0.1", "10.0.0.2", 8, 0, b"\0\1\0\1"),
     packets.ipv4("10.0.0.1", "10.0.0.2", packets.UDP, bytes(16), more=True, dont_fragment=False),

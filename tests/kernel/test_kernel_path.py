@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import packets
 from carrying import Carrying
 from expectations import Forwarded
 from gwlbtun.kernel import bpf
+from gwlbtun.kernel.layout import LINKS
 from lab import BALANCER, CLIENT, ENI, ROUTE, SERVER
 from linux import HAS_TCX
 
@@ -195,6 +197,19 @@ def test_options_that_leave_all_to_the_threads(lab, arguments, reason):
     ebpf = daemon.health()["ebpf"]
     assert not ebpf["active"] and reason in ebpf["reason"] and ebpf["ingress"]["total"] == 0
     assert reason in daemon.get("/")[2].decode()
+
+
+def test_a_sender_who_invents_addresses_keeps_no_load_balancer_out_for_long(lab, impatient):
+    carrying = Carrying(lab, "--udp-idle", 1)
+    lab.appliance.ip("route add 172.16.0.0/12 via", BALANCER[0])
+    header = carrying.endpoint.header(7, 4)
+    for number in range(LINKS + 100):
+        for _ in range(6):
+            lab.balancer.transmit(f"172.16.{number >> 8}.{number & 255}", 1234,
+                                  header + packets.udp("10.3.0.1", "10.3.0.2", 1024 + number, 7, b"invented"))
+        time.sleep(0.001)
+    assert lab.wait(lambda: carrying.ebpf()["map_full"]["ingress"] > 0)
+    assert carrying.until_carried(most=5000)
 
 
 def test_by_default_it_is_on_where_an_interface_loses_nothing_by_it(lab):

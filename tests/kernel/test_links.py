@@ -43,13 +43,20 @@ class Host:
         self.table = (Link * 4)()
         self.refusal = ""
         self.uplinks = []
-        self.links = Links(self.table, self._uplink, book.log)
+        self.links = Links(self.table, self._uplink, self._free, book.log)
         stack.callback(self.links.close)
         self._pairs = 0
+        self.idle = []  # places that thread K would give up
 
     def _uplink(self, index, name):
         self.uplinks.append((index, name))
         return self.refusal
+
+    def _free(self, idle_s):
+        idle, self.idle = self.idle, []
+        for number in idle:
+            self.table[number].valid = self.table[number].own_address = self.table[number].gwlb_address = 0
+        return len(idle)
 
     def want(self, gwlb, own=OWN):
         """As thread K does; the entry."""
@@ -78,6 +85,23 @@ def test_a_neighbour_that_nobody_has_asked_for_yet(host):
     assert (entry.ifindex, entry.mtu) == (socket.if_nametoindex("up0"), 1500)
     assert bytes(entry.ethernet) == octets(MAC) + host.mac() + b"\x08\x00"
     assert (entry.ifindex, "up0") in host.uplinks and host.links.valid == 1
+
+
+def test_pairs_without_flows_give_up_their_places(host):
+    entries = [host.want(address) for address in (BALANCER, ROUTER)]
+    host.until(lambda: all(entry.valid for entry in entries))
+    host.idle = [0]
+    end = time.monotonic() + 2.5 * module.LOOK_S
+    host.until(lambda: time.monotonic() >= end)
+    assert host.idle == [0] and host.links.valid == 2  # there is room
+    host.want("192.0.2.77")
+    host.until(lambda: not host.idle)
+    assert not entries[0].valid and host.links.valid == 1
+    host.here.ip("route add 198.51.100.0/24 via", ROUTER)
+    entries[0].gwlb_address, entries[0].own_address = number(FAR), number(OWN)
+    host.links.grow(3)
+    host.until(lambda: entries[0].valid)
+    assert bytes(entries[0].ethernet) == bytes(entries[1].ethernet) and host.links.valid == 2
 
 
 def test_the_router_on_the_way(host):

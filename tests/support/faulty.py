@@ -66,7 +66,8 @@ HASTY = """
 import sys
 sys.path.insert(0, {root!r})
 from gwlbtun import endpoint, silence, watch
-endpoint.RETRY_S, silence.SILENCE_S, watch.INTERVAL_S = 1.0, 2.0, 2.0
+from gwlbtun.kernel import links
+endpoint.RETRY_S, silence.SILENCE_S, watch.INTERVAL_S, links.IDLE_S = 1.0, 2.0, 2.0, 1.0
 from gwlbtun import cli
 sys.exit(cli.main(sys.argv[1:]))
 """

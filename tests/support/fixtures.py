@@ -58,7 +58,7 @@ def laboratory_in(directory):
 LEFT_TO_THREADS = re.compile("|".join((
     "--kernel-path is off", "nothing goes back", "the log tells of single packets", "--offload leaves something out",
     "has a network namespace of its own", "something marks gwlbtun's sockets", "it takes the capability",
-    "something forbids the system call", "gwlbtun is restarting")))
+    "something forbids the system call", "there is no /sys", "there is no /proc", "gwlbtun is restarting")))
 
 
 def path_is_taken(made):
