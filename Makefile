@@ -114,7 +114,7 @@ uninstall:
 HERE := $(if $(shell command -v apt-get),,-m "not debian")
 
 test: packages $(SHIM) pytest
-	$(PYTEST) $(HERE) --processes=4 $(TESTS)
+	$(PYTEST) $(HERE) --processes=5 $(TESTS)
 
 # Those that depend on the kernel, on other kernels, in qemu: KERNELS="6.1 newest", as Debian's archive has them.
 KERNELS      ?= 5.10 6.1 6.12 newest
