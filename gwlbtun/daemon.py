@@ -216,8 +216,7 @@ class Daemon:
             self._log.critical(CORE, line)
         if self._stopping.is_set():
             return
-        if idleness_shows:
-            self._kernel.sweep()
+        if idleness_shows and self._kernel.sweep():
             self._handler.expire()
         self._sources.tick()
         self._endpoints.tick(idleness_shows)

@@ -62,8 +62,11 @@ class Health:
                     total[f"udp_{name}"] += value
                 else:
                     total[name] += value
-        total["udp_packets_in"] += total["kernel_packets_in"]
+        kernel = self._kernel()
+        total["drop_kernel_strip"], total["drop_kernel_wrap"] = kernel["ingress"]["lost"], kernel["egress"]["lost"]
+        total["udp_packets_in"] += total["kernel_packets_in"] + total["drop_kernel_strip"]
         total["udp_bytes_in"] += total["kernel_bytes_in"]
+        total["packets_in"] += total["drop_kernel_wrap"]
         return total
 
     def reasons(self) -> List[str]:

@@ -89,7 +89,7 @@ _SIGNATURES = {
     "gw_kernel_endpoint_on": (c_int, c_void_p, c_void_p, c_uint32, POINTER(c_int), c_uint32),
     "gw_kernel_endpoint_off": (None, c_void_p, c_void_p),
     "gw_kernel_endpoint_aside": (None, c_void_p, c_void_p, c_uint, c_int),
-    "gw_kernel_sweep": (None, c_void_p),
+    "gw_kernel_sweep": (c_int, c_void_p),
     "gw_kernel_free_links": (c_uint, c_void_p, c_uint64),
     "gw_kernel_tallied": (None, c_void_p, c_uint, c_uint, c_void_p),
     "gw_trace_set": (c_int, c_void_p, c_uint),

@@ -16,9 +16,9 @@
  * threads.  gw_endpoint_*() calls that change the table of endpoints (new, publish, unpublish, free) must not run at the
  * same time as each other: Python holds one lock around them.  All others may run at any time.
  *
- * File descriptors belong to Python, which opens and closes them; the shim only opens its eventfds and the
- * sockets of ways.c.  Addresses and ports in arguments are in network byte order, everything else in the host's.
- * Functions that return int give 0 or a value of enum gw_status, or a negative errno.
+ * File descriptors belong to Python, which opens and closes them; the shim only opens its eventfds and the sockets of ways.c.
+ * Addresses and ports in arguments are in network byte order, all else in the host's.  Functions that return int give 0 or a
+ * value of enum gw_status, or a negative errno.
  */
 #ifndef GWLBTUN_H
 #define GWLBTUN_H
@@ -37,9 +37,8 @@ GW_EXPORT const char *gw_build_id(void);
 
 /* ---- Counters ------------------------------------------------------------------------------------------------------
  *
- * Each U and T thread has an array of GW_COUNTERS 64-bit values; anyone may read it at any time.
- * Not every thread uses every counter.  A name that begins with drop_ is a reason for which a packet was lost; its text
- * says the reason to a person.
+ * Each U and T thread has an array of GW_COUNTERS 64-bit values; anyone may read it at any time.  Not every thread uses every
+ * counter.  A name that begins with drop_ is a reason for which a packet was lost, with a text for people.
  *
  *   packets_in, bytes_in   U: Geneve packets received, and their UDP payload.  T: inner packets read from Linux.
  *   packets_out, bytes_out T of gwi: inner packets handed to Linux.
@@ -95,6 +94,7 @@ GW_EXPORT const char *gw_build_id(void);
 	X(drop_endpoint_refused, "its endpoint could not be made in time")                                            \
 	X(drop_flows_full, "no room for a new flow")                                                                  \
 	X(drop_overload, "more came than can be carried, and its endpoint has more than its share")                   \
+	X(drop_kernel_strip, "the kernel had no memory to take the load balancer's header off")                       \
 	X(drop_ring_full, "the queue to the tunnel thread is full")                                                   \
 	X(drop_endpoint_gone, "its endpoint was taken down before Linux could take the packet")                       \
 	X(drop_tun_write, "Linux did not take the packet (is the interface down?)")                                   \
@@ -102,6 +102,7 @@ GW_EXPORT const char *gw_build_id(void);
 	X(drop_no_flow, "what Linux sent belongs to no flow")                                                         \
 	X(drop_no_return, "Linux sent it, and nothing goes back (--no-return)")                                       \
 	X(drop_segmentation, "what Linux sent cannot be cut into segments")                                           \
+	X(drop_kernel_wrap, "the kernel had no memory to put the load balancer's header back")                        \
 	X(drop_too_big, "the packet does not fit the way out")                                                        \
 	X(drop_send, "the packet could not be sent to the load balancer")
 
@@ -130,10 +131,9 @@ enum gw_offload {
 };
 
 /*
- * Makes the handler.  raw_fd: a raw IPv4 socket (IPPROTO_RAW) to fall back on, or -1.  tcp_idle_s,
- * udp_idle_s: seconds after which an idle flow is forgotten, of TCP and of all other protocols.  max_flows: bound of the flow
- * table, of which only what is used takes memory.  flows_fd: a memory file that the flow table is made in, or is in already if
- * it is not empty; -1: in memory of its own.
+ * Makes the handler.  raw_fd: a raw IPv4 socket (IPPROTO_RAW) to fall back on, or -1.  tcp_idle_s, udp_idle_s: seconds after
+ * which an idle flow is forgotten, of TCP and of all other protocols.  max_flows: bound of the flow table, of which only what is
+ * used takes memory.  flows_fd: a memory file that the flow table is made in, or is in already if it is not empty; -1: none.
  * Returns NULL with errno set when there is no memory or an argument is 0; EINVAL also for a flow table of another layout or
  * of other bounds.
  */
@@ -401,7 +401,7 @@ struct gw_kernel_counts {
 	uint64_t requests; /* of U threads */
 	uint64_t promoted; /* flows put into the map */
 	uint64_t replaced; /* of those: it had another entry of the flow */
-	uint64_t stale;    /* requests for a path that was no longer the flow's, or of an endpoint that had gone */
+	uint64_t stale;    /* requests for a path that was not the flow's any more, or of an endpoint that had gone */
 	uint64_t full;     /* requests for which the map, or links, had no room */
 	uint64_t refused;  /* map calls that the kernel refused for another reason */
 	uint64_t changed;  /* entries that died as the flow table had another path for their flow, or none */
@@ -447,7 +447,7 @@ GW_EXPORT void gw_kernel_endpoint_aside(struct gw_kernel *kernel, struct gw_endp
                                         int aside);
 
 /* Before gw_handler_expire(), which so forgets no flow that the kernel carries.  The caller needs K's rights: bpf(2) on a map. */
-GW_EXPORT void gw_kernel_sweep(struct gw_kernel *kernel);
+GW_EXPORT int gw_kernel_sweep(struct gw_kernel *kernel);
 
 /* Gives up pairs in links that no flow in the map has had for so long.  Only whoever writes links may call it.  Their number. */
 GW_EXPORT unsigned gw_kernel_free_links(struct gw_kernel *kernel, uint64_t idle_ns);

@@ -72,6 +72,7 @@ static bool add(struct gw_kernel_flows *flows, unsigned receiver, const struct g
 		return false;
 	COUNT(flows->counts->promoted);
 	COUNT(flows->counts->entries);
+	flows->added++;
 	return true;
 }
 
@@ -174,10 +175,10 @@ static void leave(struct gw_kernel_flow *flow, uint64_t now_ns)
 void gw_kernel_flows_resume(struct gw_kernel_flows *flows)
 {
 	flows->sweeping = true;
-	flows->position = flows->found = 0;
+	flows->position = flows->found = flows->added = 0;
 }
 
-void gw_kernel_flows_sweep(struct gw_kernel_flows *flows, uint64_t now_ns)
+bool gw_kernel_flows_sweep(struct gw_kernel_flows *flows, uint64_t now_ns)
 {
 	uint32_t number = GW_KERNEL_SLICE;
 	int status;
@@ -190,15 +191,16 @@ void gw_kernel_flows_sweep(struct gw_kernel_flows *flows, uint64_t now_ns)
 	for (uint32_t i = 0; i < number; i++)
 		sweep_entry(flows, &flows->key[i], &flows->flow[i], now_ns);
 	if (status == 0)
-		return;
+		return true;
+	flows->sweeping = false;
 	/* Another error than that there is no more ends it, too: the next one may fare better. */
 	if (status != -ENOENT)
-		(void)note(flows, status);
-	else
-		__atomic_store_n(&flows->counts->entries, flows->found, __ATOMIC_RELAXED);
-	flows->sweeping = false;
+		return note(flows, status);
+	/* It may have passed by those that were added meanwhile, or not. */
+	__atomic_store_n(&flows->counts->entries, flows->found + flows->added, __ATOMIC_RELAXED);
 	flows->complete_ns = flows->began_ns;
 	COUNT(flows->counts->sweeps);
+	return true;
 }
 
 static void sweep_entry(struct gw_kernel_flows *flows, const struct gw_kernel_key *key, struct gw_kernel_flow *flow,

@@ -42,9 +42,9 @@ struct gw_kernel_flows {
 	struct gw_kernel_slots *slots;
 	struct gw_kernel_links links;
 	struct gw_kernel_counts *counts;
-	/* The sweep: where it is, and when it and the last one began. */
+	/* The sweep: where it is, and when it and the last complete one began. */
 	bool sweeping;
-	uint32_t position, found;
+	uint32_t position, found, added;
 	uint64_t began_ns, complete_ns;
 	struct gw_kernel_key key[GW_KERNEL_SLICE];
 	struct gw_kernel_flow flow[GW_KERNEL_SLICE];
@@ -57,7 +57,7 @@ bool gw_kernel_flows_take(struct gw_kernel_flows *flows, unsigned receiver, cons
 /* The map may have flows already, of another K: a sweep is under way, from the beginning. */
 void gw_kernel_flows_resume(struct gw_kernel_flows *flows);
 
-/* Looks at some entries, of a new sweep if none is under way. */
-void gw_kernel_flows_sweep(struct gw_kernel_flows *flows, uint64_t now_ns);
+/* Looks at some entries, of a new sweep if none is under way.  False: the kernel does not show them. */
+bool gw_kernel_flows_sweep(struct gw_kernel_flows *flows, uint64_t now_ns);
 
 #endif

@@ -318,7 +318,7 @@ static uint64_t sweep(struct gw_kernel *kernel, uint64_t now_ns)
 {
 	if (now_ns < kernel->slice_ns || (kernel->counts.entries == 0 && !kernel->flows.sweeping))
 		return kernel->slice_ns > now_ns ? kernel->slice_ns : now_ns + SWEEP_NS;
-	gw_kernel_flows_sweep(&kernel->flows, now_ns);
+	(void)gw_kernel_flows_sweep(&kernel->flows, now_ns);
 	kernel->swept_ns += gw_now_ns() - now_ns;
 	kernel->slice_ns = now_ns + SLICE_NS;
 	if (!kernel->flows.sweeping) {
@@ -340,19 +340,20 @@ static uint64_t sweep_period(const struct gw_kernel *kernel)
 }
 
 /* Also for the thread that lets flows expire, which takes turns with K. */
-void gw_kernel_sweep(struct gw_kernel *kernel)
+int gw_kernel_sweep(struct gw_kernel *kernel)
 {
 	const uint64_t now_ns = gw_now_ns(), tolerance = sweep_tolerance(kernel->handler);
-	bool swept;
+	bool swept, works = true;
 
 	do {
 		pthread_mutex_lock(&kernel->lock);
 		swept = kernel->counts.entries == 0 || now_ns - kernel->flows.complete_ns <= tolerance ||
 		        kernel->flows.complete_ns > now_ns;
 		if (!swept)
-			gw_kernel_flows_sweep(&kernel->flows, gw_now_ns());
+			works = gw_kernel_flows_sweep(&kernel->flows, gw_now_ns());
 		pthread_mutex_unlock(&kernel->lock);
-	} while (!swept);
+	} while (!swept && works);
+	return works ? 0 : -EIO;
 }
 
 /* How old the beginning of the last sweep may be, for no flow to expire while the kernel carries it. */

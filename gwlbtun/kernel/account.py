@@ -155,10 +155,10 @@ def report(active: bool, reason: str, counts: Dict[str, int], why: List[int], as
         "links": links,
         "ingress": {"accelerated": why[layout.IN_CARRIED], "punted_userspace": why[layout.IN_UP],
                     "malformed_geneve": why[layout.IN_MALFORMED], "not_gwlb_traffic": why[layout.IN_OTHER],
-                    "total": why[layout.IN_TOTAL], "lost": why[layout.LOST]},
+                    "total": why[layout.IN_TOTAL], "lost": why[layout.IN_LOST]},
         "egress": {"accelerated": why[layout.OUT_CARRIED], "punted_userspace": why[layout.OUT_UP],
                    "no_flow_match": why[layout.OUT_NO_FLOW], "no_l2_cached": why[layout.OUT_NO_LINK],
-                   "total": why[layout.OUT_TOTAL]},
+                   "total": why[layout.OUT_TOTAL], "lost": why[layout.OUT_LOST]},
         "map_full": {"ingress": counts["full"], "egress": 0},
         "flowsPromoted": counts["promoted"], "headerChanges": why[layout.CHANGES], "resets": counts["resets"],
     }

@@ -26,7 +26,7 @@ FRESH_S = 3.0     # between two times that a neighbour in use is looked after
 MISSING_S = 1.0   # the same of one whose address is not known, at first
 MISSING_MOST_S = 60.0
 CALM_S = 0.05     # between two looks when one change follows the other
-SHARE = 0.1       # of one core, at most
+SHARE = 0.25      # of one core, at most
 ROOM_FROM = 3 / 4  # of the places: when so many are taken, pairs without flows have to go
 IDLE_S = 60.0      # for which they must have had none
 _MESSAGES = 64
@@ -72,12 +72,12 @@ class Links:
 
     @property
     def valid(self) -> int:
-        return sum(not way.reason for way in self._ways.values())
+        return sum(not way.reason for way in list(self._ways.values()))
 
     @property
     def reasons(self) -> List[str]:
         """Why ways cannot be taken, each once."""
-        return list(dict.fromkeys(way.reason for way in self._ways.values() if way.reason))
+        return list(dict.fromkeys(way.reason for way in list(self._ways.values()) if way.reason))
 
     def due(self) -> float:
         """When look() is to be called at the latest."""
@@ -92,11 +92,12 @@ class Links:
 
     def hear(self) -> None:
         """To be called when its descriptor is readable."""
+        changed: Set[Neighbour] = set()
         for report in netlink.reports(self._socket, _MESSAGES):
             neighbours, others = neighbours_in(report) if report else ([], True)
             self._changed = self._changed or others
-            for neighbour in neighbours:
-                self._see_neighbour(neighbour)
+            changed.update(neighbours)
+        self._see_neighbours(changed & self._fresh.keys())
         if self._changed and time.monotonic() >= self._calm:
             self._look()
 
@@ -121,11 +122,10 @@ class Links:
         self._calm = now + max(CALM_S, (now - begin) / SHARE)
         self._look_due = now + max(LOOK_S, (now - begin) / SHARE)
 
-    def _see_neighbour(self, neighbour: Neighbour) -> None:
-        if neighbour in self._fresh:
-            for index, way in self._ways.items():
-                if way.neighbour == neighbour:
-                    self._see(index)
+    def _see_neighbours(self, changed: Set[Neighbour]) -> None:
+        for index, way in self._ways.items() if changed else ():
+            if way.neighbour in changed:
+                self._see(index)
 
     def _see(self, index: int) -> None:
         """Asks for the way, and writes it down if it has changed."""
@@ -134,7 +134,7 @@ class Links:
         if not way.reason:
             refusal = self._uplink(way.interface, way.name)
             way = way._replace(reason=refusal, lasting=True) if refusal else way
-        if way == before:
+        if way == before and bool(link.valid) == (not way.reason):  # not so when K has put another pair there
             return
         self._ways[index] = way
         _write(link, way)

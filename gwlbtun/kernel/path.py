@@ -192,9 +192,9 @@ class Path:
     def share(self, slot: int) -> account.Share:
         return account.Share(self._thread, slot)
 
-    def sweep(self) -> None:
-        if self._thread and self._worker:
-            self._thread.sweep()
+    def sweep(self) -> bool:
+        """Whether the flow table knows which flows are in use."""
+        return not self._thread or not self._worker or self._thread.sweep()
 
     def up(self, endpoint: "Endpoint") -> None:
         """Its packets are about to pass: those of known flows may take the kernel from now on."""

@@ -78,9 +78,9 @@ class Thread:
     def endpoint_aside(self, endpoint: fastpath.NativeEndpoint, side: int, aside: bool) -> None:
         self._library.gw_kernel_endpoint_aside(self._kernel, endpoint.pointer, side, aside)
 
-    def sweep(self) -> None:
-        """Before the flow table forgets flows: tells it which of them the kernel has carried."""
-        self._library.gw_kernel_sweep(self._kernel)
+    def sweep(self) -> bool:
+        """Before the flow table forgets flows: tells it which of them the kernel has carried. False: the kernel does not say."""
+        return self._library.gw_kernel_sweep(self._kernel) == 0
 
     def tally(self, slot: int) -> Tally:
         """What the programs have counted for a slot since the map was made."""

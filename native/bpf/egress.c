@@ -207,7 +207,7 @@ PROGRAM("egress") int gw_egress(struct packet *packet)
 	if (failed < 0)
 		goto leave;
 	if (failed) {
-		counts->count[GW_KERNEL_LOST]++;
+		counts->count[GW_KERNEL_OUT_LOST]++;
 		return TC_ACT_SHOT;
 	}
 	count(flow, &departure, cpu, shared);

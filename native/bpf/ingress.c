@@ -10,7 +10,8 @@
  * the sockets, and so the threads.
  *
  * A header that differs from the flow's kills its entry: replies must not leave under the old one.  The threads learn the new
- * one, and thread K replaces the entry.
+ * one, and thread K replaces the entry.  What another sender sends does nothing here: it may be one that the threads refuse.
+ * If they do not, they hold replies back and have K see to the entry (promote.h).
  *
  * What is carried waits in this processor's backlog for a moment.  What goes up of the same flow just after must not overtake
  * it, so it takes a detour through that backlog, to the uplink once more.  A mark in tc_index, which nothing else uses, tells
@@ -102,7 +103,19 @@ INLINE struct gw_kernel_flow *find_flow(struct packet *packet, struct arrival *a
 	return map_lookup(flows, &key);
 }
 
-/* Whether all before the inner packet is as the flow has it. */
+/* Whether the packet comes from where those of the flow do, and to where they do. */
+INLINE int is_from_sender_of(const struct gw_kernel_flow *flow, struct packet *packet)
+{
+	const uint8_t *data = reach(packet, ETHERNET + GW_KERNEL_OUTER);
+	const struct outer *outer;
+
+	if (!data)
+		return 0;
+	outer = (const struct outer *)(data + ETHERNET);
+	return outer->ip.source == flow->gwlb_address && outer->ip.destination == flow->own_address;
+}
+
+/* Whether all else before the inner packet is as the flow has it. */
 INLINE int is_under_header_of(const struct gw_kernel_flow *flow, struct packet *packet)
 {
 	const uint8_t *data = reach(packet, ETHERNET + GW_KERNEL_OUTER);
@@ -114,8 +127,7 @@ INLINE int is_under_header_of(const struct gw_kernel_flow *flow, struct packet *
 	outer = (const struct outer *)(data + ETHERNET);
 	theirs = (const uint64_t *)&outer->geneve;
 	return theirs[0] == ours[0] && theirs[1] == ours[1] && theirs[2] == ours[2] && theirs[3] == ours[3] &&
-	       theirs[4] == ours[4] && outer->ip.source == flow->gwlb_address &&
-	       outer->ip.destination == flow->own_address && outer->udp.source == flow->gwlb_port;
+	       theirs[4] == ours[4] && outer->udp.source == flow->gwlb_port;
 }
 
 /* Whether the packet may take the kernel.  If not, all is noted for it to go up. */
@@ -202,7 +214,7 @@ PROGRAM("ingress") int gw_ingress(struct packet *packet)
 		return TC_ACT_UNSPEC;
 	}
 	flow = find_flow(packet, &arrival);
-	if (!flow) {
+	if (!flow || !is_from_sender_of(flow, packet)) {
 		counts->count[GW_KERNEL_IN_UP]++;
 		return TC_ACT_UNSPEC;
 	}
@@ -214,7 +226,7 @@ PROGRAM("ingress") int gw_ingress(struct packet *packet)
 		return pass(packet, flow, counts);
 	}
 	if (failed) {
-		counts->count[GW_KERNEL_LOST]++;
+		counts->count[GW_KERNEL_IN_LOST]++;
 		return TC_ACT_SHOT;
 	}
 	count(flow, &arrival, cpu, shared);

@@ -129,7 +129,8 @@ enum gw_kernel_reason {
 	GW_KERNEL_OUT_NO_LINK, /* of those: the link is not valid, or too narrow */
 	GW_KERNEL_CHANGES,     /* flows whose header has changed */
 	GW_KERNEL_DETOURS,     /* of GW_KERNEL_IN_UP: sent through the backlog, behind those that took the kernel */
-	GW_KERNEL_LOST,        /* dropped: no memory in the midst of being changed */
+	GW_KERNEL_IN_LOST,     /* dropped: no memory in the midst of being changed */
+	GW_KERNEL_OUT_LOST,    /* the same on the way out */
 	GW_KERNEL_REASONS = 16
 };
 

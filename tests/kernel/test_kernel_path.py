@@ -14,8 +14,9 @@ import gwlb
 import packets
 from carrying import Carrying
 from expectations import Forwarded
-from gwlbtun.kernel import bpf
-from gwlbtun.kernel.layout import LINKS
+from gwlbtun.kernel import bpf, layout
+from gwlbtun.kernel.maps import possible_cpus
+from kernelpath import map_array
 from lab import BALANCER, CLIENT, ENI, ROUTE, SERVER
 from linux import HAS_TCX
 
@@ -203,13 +204,29 @@ def test_a_sender_who_invents_addresses_keeps_no_load_balancer_out_for_long(lab,
     carrying = Carrying(lab, "--udp-idle", 1)
     lab.appliance.ip("route add 172.16.0.0/12 via", BALANCER[0])
     header = carrying.endpoint.header(7, 4)
-    for number in range(LINKS + 100):
+    for number in range(layout.LINKS + 100):
         for _ in range(6):
             lab.balancer.transmit(f"172.16.{number >> 8}.{number & 255}", 1234,
                                   header + packets.udp("10.3.0.1", "10.3.0.2", 1024 + number, 7, b"invented"))
         time.sleep(0.001)
     assert lab.wait(lambda: carrying.ebpf()["map_full"]["ingress"] > 0)
     assert carrying.until_carried(most=5000)
+
+
+def test_what_the_programs_have_to_drop_is_a_drop(lab):
+    """There is no want of memory here, so it is written into the counters."""
+    carrying = Carrying(lab)
+    assert carrying.until_carried()
+    before = carrying.daemon.health()["totals"]
+    reasons = map_array(carrying.daemon.pid, "gwlbtun_reasons", layout.Reasons, possible_cpus())
+    reasons[0].count[layout.IN_LOST] += 3
+    reasons[0].count[layout.OUT_LOST] += 5
+    health = carrying.daemon.health()
+    assert (health["drops"]["kernel_strip"], health["drops"]["kernel_wrap"]) == (3, 5)
+    assert health["totals"]["pktsFromGwlb"] == before["pktsFromGwlb"] + 3
+    assert health["totals"]["pktsFromLinux"] >= before["pktsFromLinux"] + 5  # Linux sends some of its own accord
+    assert (health["ebpf"]["ingress"]["lost"], health["ebpf"]["egress"]["lost"]) == (3, 5)
+    assert 'gwlbtun_drops_total{reason="kernel_wrap"} 5' in carrying.daemon.get("/metrics")[2].decode()
 
 
 def test_by_default_it_is_on_where_an_interface_loses_nothing_by_it(lab):

@@ -11,6 +11,7 @@ import pytest
 
 from gwlbtun.kernel import bpf
 from kernelrestarts import Restarting
+from lab import BALANCER
 from restarts import patched
 
 WRITE = '        memory = state.write({**record, "descriptors": descriptors})\n'
@@ -68,6 +69,21 @@ def test_options_that_leave_all_to_the_threads(lab, tmp_path, options, reason):
     assert open_objects(restarting.daemon) == [] and programs_at_uplink(lab) == 0
     restarts(restarting, "--kernel-path auto")
     assert restarting.until_carried(port=3000) and programs_at_uplink(lab) == 1
+
+
+@pytest.mark.parametrize("options, reason", [
+    (f"--allow-from {BALANCER[0]}/32", "source_refused"), ("--uplink eth7", "interface")])
+def test_whoever_may_not_come_in_any_more_does_not_by_the_kernel_either(lab, tmp_path, options, reason):
+    restarting = Restarting(lab, tmp_path)
+    endpoint = restarting.endpoint
+    flow = {"port": next(port for port in range(3000, 4000)
+                         if endpoint.flow(restarting.packet(port=port)).envelope.address == BALANCER[1])}
+    assert restarting.until_carried(**flow)
+    restarting.restart(options)
+    before, returned = restarting.carried(), len(endpoint.received)
+    restarting.send(20, **flow)
+    assert lab.wait(lambda: restarting.daemon.drops().get(reason) == 20)
+    assert restarting.carried()[0] == before[0] and len(endpoint.received) == returned
 
 
 def test_another_uplink(lab, tmp_path):

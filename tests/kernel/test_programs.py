@@ -183,8 +183,7 @@ def test_way_out_leaves_at_once(world):
 
 
 @pytest.mark.parametrize("change", [
-    dict(geneve_header=header(4, cookie=COOKIE + 1)), dict(source="192.0.2.2"), dict(destination="192.0.2.11"),
-    dict(port=51235),
+    dict(geneve_header=header(4, cookie=COOKIE + 1)), dict(port=51235),
     dict(geneve_header=header(4, cookie=COOKIE + 1), checksum=1), dict(geneve_header=b"\x08\x40" + header(4)[2:])])
 def test_no_reply_leaves_under_an_old_header(world, change):
     inner = packet()
@@ -200,6 +199,19 @@ def test_no_reply_leaves_under_an_old_header(world, change):
     assert world.run_in(frame(inner)).packet == frame(inner)
     assert world.run_out(inner) == (UP, inner)
     assert world.counts()["CHANGES"] == 1
+
+
+@pytest.mark.parametrize("change", [dict(source="192.0.2.2"), dict(destination="192.0.2.11")])
+@pytest.mark.parametrize("more", [{}, dict(geneve_header=header(4, cookie=COOKIE + 1)), dict(checksum=1)])
+def test_what_another_sender_sends_is_for_the_threads_to_judge_and_does_nothing_to_the_flow(world, change, more):
+    inner = packet()
+    key = world.add(inner)
+    before = bytes(world.maps.flow(key))
+    assert world.run_in(frame(inner, **change, **more)).packet == frame(inner, **change, **more)
+    assert bytes(world.maps.flow(key)) == before and world.endpoint.wanted == 0
+    assert world.counts() == {"IN_TOTAL": 1, "IN_UP": 1}
+    assert world.run_out(inner) == (REDIRECT, returned(inner))
+    assert world.run_in(frame(inner)).result == REDIRECT
 
 
 def test_thread_k_may_say_anything_of_a_flow(world):

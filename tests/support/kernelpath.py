@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: MIT-0
 """The programs in the kernel with maps of their own, and nobody else: packets that nobody sees, and what becomes of them."""
+import contextlib
+import ctypes
+import mmap
 import os
 import socket
 import struct
+from pathlib import Path
 from typing import Optional, Tuple
 
 import packets
@@ -111,7 +115,7 @@ class World:
     def counts(self) -> dict:
         """The counters that are not 0, by name, of all processors."""
         names = ("IN_TOTAL", "IN_CARRIED", "IN_UP", "IN_MALFORMED", "IN_OTHER", "OUT_TOTAL", "OUT_CARRIED", "OUT_UP",
-                 "OUT_NO_FLOW", "OUT_NO_LINK", "CHANGES", "DETOURS", "LOST")
+                 "OUT_NO_FLOW", "OUT_NO_LINK", "CHANGES", "DETOURS", "IN_LOST", "OUT_LOST")
         sums = {name: sum(row.count[getattr(layout, name)] for row in self.maps.reasons) for name in names}
         return {name: count for name, count in sums.items() if count}
 
@@ -130,3 +134,30 @@ def _context(**fields) -> bytes:
     for name, value in fields.items():
         struct.pack_into("=I", context, _GIVEN[name], value)
     return bytes(context) if fields else b""
+
+
+def map_array(pid: int, name: str, struct_type: type, entries: int):
+    """A map of a process that is an array, as memory that both share."""
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # some are open for a moment only
+            if os.readlink(file) != "anon_inode:bpf-map":
+                continue
+            fd = _taken(pid, int(file.name))
+            if bpf.map_shape(fd).name == name:
+                size = ctypes.sizeof(struct_type) * entries
+                with contextlib.closing(os.fdopen(fd)):
+                    return (struct_type * entries).from_buffer(mmap.mmap(fd, size + -size % mmap.PAGESIZE))
+            os.close(fd)
+    raise AssertionError(f"process {pid} has no map {name}")
+
+
+def _taken(pid: int, fd: int) -> int:
+    """Another process's descriptor as one of our own: pidfd_getfd(2), since Linux 5.6."""
+    process = os.pidfd_open(pid)
+    try:
+        taken = ctypes.CDLL(None, use_errno=True).syscall(438, process, fd, 0)
+        if taken < 0:
+            raise OSError(ctypes.get_errno(), "pidfd_getfd fails")
+        return taken
+    finally:
+        os.close(process)
