@@ -79,7 +79,7 @@ class Thread:
         self._library.gw_kernel_endpoint_aside(self._kernel, endpoint.pointer, side, aside)
 
     def sweep(self) -> bool:
-        """Before the flow table forgets flows: tells it which of them the kernel has carried. False: the kernel does not say."""
+        """Before the flow table forgets flows: tells it which of them the kernel has carried. False: it does not say."""
         return self._library.gw_kernel_sweep(self._kernel) == 0
 
     def tally(self, slot: int) -> Tally:

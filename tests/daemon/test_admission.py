@@ -11,6 +11,8 @@ import traffic
 from gwlbtun import geneve
 from lab import APPLIANCE, CLIENT, ENI, SERVER
 
+pytestmark = pytest.mark.one_path
+
 GOOD, FORGER = "192.0.2.3", "192.0.2.4"
 
 

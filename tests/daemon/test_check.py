@@ -13,6 +13,8 @@ from gwlbtun.check import network
 from gwlbtun.check.finding import Verdict
 from lab import PASSTHROUGH
 
+pytestmark = pytest.mark.one_path
+
 HOOK = PROGRAM.parent / "example-scripts" / "create-passthrough.sh"
 ARGUMENTS = "-p", "8080", "-c", HOOK, "--allow-from", "192.0.2.0/24"
 

@@ -15,6 +15,8 @@ import packets
 from command import PROGRAM
 from lab import CLIENT, SERVER
 
+pytestmark = pytest.mark.one_path
+
 CONTAINERFILE = (PROGRAM.parent / "packaging" / "container" / "Containerfile").read_text()
 USER = re.search(r"^USER ([0-9]+):[0-9]+$", CONTAINERFILE, re.MULTILINE)[1]
 CAPABILITIES = {"cap_net_admin": 12, "cap_net_raw": 13}  # <linux/capability.h>

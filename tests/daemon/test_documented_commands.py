@@ -16,6 +16,8 @@ from command import PROGRAM
 from documents import ROOT
 from lab import CLIENT, SERVER
 
+pytestmark = pytest.mark.one_path
+
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = "sudo|make|gwlbtun|curl|systemctl|ip|nft|iptables|ip6tables|tc|python3|tcpdump|ss|journalctl|aws|podman|findmnt"
 

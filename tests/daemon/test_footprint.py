@@ -12,6 +12,8 @@ from lab import CLIENT, ENI, SERVER
 
 from test_transmit import all_return, datagram, drops, send_all
 
+pytestmark = pytest.mark.one_path
+
 
 def is_up(daemon, number):
     enis = daemon.health()["enis"]

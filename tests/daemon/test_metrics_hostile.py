@@ -10,6 +10,8 @@ from gwlbtun import web
 from lab import CLIENT, SERVER
 from scrapes import PROMETHEUS, parse, scrape
 
+pytestmark = pytest.mark.one_path
+
 
 @pytest.fixture
 def daemon(lab):

@@ -15,6 +15,8 @@ from lab import CLIENT, ENI, PASSTHROUGH, SERVER
 from namednets import Appliance
 from scripts import start
 
+pytestmark = pytest.mark.one_path
+
 NAME = f"vpce-{ENI:017x}"
 OTHER = 0x076BC493B822CD32F
 PACKET = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x" * 100)

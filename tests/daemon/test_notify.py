@@ -13,6 +13,8 @@ import packets
 from lab import CLIENT, ENI, PASSTHROUGH, SERVER, Daemon
 from manager import Manager, manager
 
+pytestmark = pytest.mark.one_path
+
 PACKET = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x")
 
 

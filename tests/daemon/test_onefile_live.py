@@ -15,6 +15,8 @@ import packets
 from lab import CLIENT, PASSTHROUGH, SERVER, Daemon
 from onefile import Jail
 
+pytestmark = pytest.mark.one_path
+
 PACKET = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x")
 
 

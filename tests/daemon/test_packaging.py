@@ -14,6 +14,8 @@ from documents import ROOT
 from lab import CLIENT, HEALTH_PORT, SERVER
 from manager import manager
 
+pytestmark = pytest.mark.one_path
+
 PACKAGING = ROOT / "packaging"
 UNIT = (PACKAGING / "gwlbtun.service").read_text()
 PASSTHROUGH = ROOT / "example-scripts" / "create-passthrough.sh"

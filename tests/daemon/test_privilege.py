@@ -19,6 +19,8 @@ from lab import CLIENT, ENI, PASSTHROUGH, SERVER
 from restarts import COUNTING, Restartable
 from gwlbtun import fastpath, privilege
 
+pytestmark = pytest.mark.one_path
+
 ALL_CAPABILITIES = int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1
 NEEDED = 1 << 10 | 1 << 12  # CAP_NET_BIND_SERVICE, CAP_NET_ADMIN
 CAP_BPF = 1 << 39

@@ -13,6 +13,8 @@ import lab as laboratory
 import packets
 from lab import CLIENT, ENI, HEALTH_PORT, PASSTHROUGH, PROGRAM, SERVER, Daemon
 
+pytestmark = pytest.mark.one_path
+
 PACKET = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x")
 
 

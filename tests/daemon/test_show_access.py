@@ -14,6 +14,8 @@ from gwlbtun.rendezvous import DEFAULT_PATH
 from gwlbtun.show import command
 from lab import Daemon, command_line
 
+pytestmark = pytest.mark.one_path
+
 NOBODY = 65534
 MEMBERS = 54321  # a group that the host need not have
 

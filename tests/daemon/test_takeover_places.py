@@ -13,6 +13,8 @@ from command import PROGRAM
 from lab import ENI, PASSTHROUGH
 from restarts import Restartable
 
+pytestmark = pytest.mark.one_path
+
 
 @pytest.fixture
 def public():

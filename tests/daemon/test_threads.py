@@ -8,6 +8,8 @@ import packets
 from gwlbtun.endpoint import LIVELY_PACKETS
 from lab import CLIENT, SERVER
 
+pytestmark = pytest.mark.one_path
+
 PACKET = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x")
 CORES = sorted(os.sched_getaffinity(0))
 

@@ -15,6 +15,8 @@ from gwlbtun import worker
 from lab import CLIENT, ENI, PASSTHROUGH, PROGRAM, SERVER
 from manager import manager
 
+pytestmark = pytest.mark.one_path
+
 WATCHDOG_S = 1.0
 
 # The command, with less patience, so that the tests need less.

@@ -13,6 +13,8 @@ from fixtures import laboratory_in
 from gwlbtun import web
 from lab import CLIENT, ENI, HEALTH_PORT, SERVER
 
+pytestmark = pytest.mark.one_path
+
 ENDPOINTS = 100
 SOON_S = 0.5
 

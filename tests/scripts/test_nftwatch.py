@@ -12,6 +12,8 @@ from gwlbtun.identity import Identity
 from lab import CLIENT, ENI, SERVER
 from scripts import FIRST, SCRIPTS, SECOND, start
 
+pytestmark = pytest.mark.one_path
+
 NAME = gwlb.base60(ENI)
 TABLE = f"gwlbtun-{NAME}"
 UP = [Identity(ENI)]

@@ -29,7 +29,9 @@ def root():
 def pytest_generate_tests(metafunc):
     """Each test in a laboratory runs twice: threads carry all its packets, or known flows take the kernel."""
     if "lab" in metafunc.fixturenames:
-        metafunc.parametrize("carried_by", laboratory.KERNEL_PATHS, scope="module", indirect=True)
+        once = metafunc.definition.get_closest_marker("one_path")
+        paths = laboratory.KERNEL_PATHS[:1] if once else laboratory.KERNEL_PATHS
+        metafunc.parametrize("carried_by", paths, scope="module", indirect=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
