@@ -222,7 +222,7 @@ def test_what_the_programs_have_to_drop_is_a_drop(lab):
     reasons[0].count[layout.IN_LOST] += 3
     reasons[0].count[layout.OUT_LOST] += 5
     health = carrying.daemon.health()
-    assert (health["drops"]["kernel_strip"], health["drops"]["kernel_wrap"]) == (3, 5)
+    assert {"kernel_strip": 3}.items() | {"kernel_wrap": 5}.items() <= health["drops"].items()
     assert health["totals"]["pktsFromGwlb"] == before["pktsFromGwlb"] + 3
     assert health["totals"]["pktsFromLinux"] >= before["pktsFromLinux"] + 5  # Linux sends some of its own accord
     assert (health["ebpf"]["ingress"]["lost"], health["ebpf"]["egress"]["lost"]) == (3, 5)
