@@ -21,7 +21,7 @@ _ROUTE, _NEIGHBOUR = struct.Struct("=8BI"), struct.Struct("=B3xiHBB")
 _ADDRESS, _RT_SCOPE_UNIVERSE = struct.Struct("=B2xBI"), 0  # family, scope, interface
 _NUMBER = struct.Struct("=I")
 _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_MULTIPATH, _RTA_VIA, _RTA_ENCAP = 1, 2, 4, 5, 8, 9, 18, 22
-_RTA_IP_PROTO, _RTA_DPORT = 27, 29
+_RTA_IP_PROTO, _RTA_DPORT, _RTA_NH_ID = 27, 29, 30
 _RTAX_MTU, _RTN_UNICAST, _RTM_F_FIB_MATCH = 2, 1, 0x2000
 _NDA_DST, _NDA_LLADDR, _NTF_USE = 1, 2, 0x01
 _PERMANENT = 0x80
@@ -78,7 +78,8 @@ class Resolver:
         if route[7] != _RTN_UNICAST or _RTA_OIF not in found:
             return Way("it is an address of this host" if route[7] == 2 else "the route leads nowhere")
         entry = _route(own, gwlb, _RTM_F_FIB_MATCH)[1]
-        if _RTA_MULTIPATH in entry:
+        # With net.ipv4.nexthop_compat_mode=0 the kernel tells the number of a nexthop alone, which may be a group.
+        if _RTA_MULTIPATH in entry or _RTA_NH_ID in entry and _RTA_OIF not in entry:
             return Way("the route has several next hops", True)
         if _RTA_ENCAP in found or _RTA_VIA in found or len(found.get(_RTA_GATEWAY, bytes(4))) != 4:
             return Way("the route encapsulates, or has a next hop by IPv6", True)

@@ -215,8 +215,17 @@ def test_our_address_goes(host):
     assert host.links.reasons == ["there is no route"]
 
 
-def test_several_next_hops_are_left_to_the_threads(host, book):
-    host.here.ip(f"route add 198.51.100.0/24 nexthop via {ROUTER} nexthop via {BALANCER}")
+@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize("compatible", [1, 0])
+def test_several_next_hops_are_left_to_the_threads(host, book, group, compatible):
+    host.here.sysctl("net.ipv4.nexthop_compat_mode", compatible)
+    if group:
+        for hop, router in (1, ROUTER), (2, BALANCER):
+            host.here.ip(f"nexthop add id {hop} via {router} dev up0")
+        host.here.ip("nexthop add id 3 group 1/2")
+        host.here.ip("route add 198.51.100.0/24 nhid 3")
+    else:
+        host.here.ip(f"route add 198.51.100.0/24 nexthop via {ROUTER} nexthop via {BALANCER}")
     entry = host.want(FAR)
     assert not entry.valid and host.links.reasons == ["the route has several next hops"]
     book.wait_for(f"What goes to {FAR} does not take the kernel, as the route has several next hops")
