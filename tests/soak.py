@@ -22,7 +22,9 @@ def main(arguments):
     if os.geteuid() != 0:
         print("soak: it makes network namespaces and TUN interfaces: run it as root", file=sys.stderr)
         return 1
+    from lab import Lab
     from soak import soak  # tests/support/soak.py: the directory of this file is no longer first
+    Lab.kernel_path = os.environ.get("KERNEL_PATH", "auto")  # as users have it
     seconds = int(arguments[0])
     warm_up = min(seconds / 5, WARM_UP_S)
     with tempfile.TemporaryDirectory() as directory:

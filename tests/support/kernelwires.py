@@ -13,6 +13,7 @@ import time
 from typing import List, Tuple
 
 import netns
+from gwlbtun.demo.balancer import is_multicast
 from gwlbtun.kernel import attach
 from kernelpath import GWI, GWO, OWN, SLOT, World
 from linux import HAS_TCX
@@ -147,11 +148,11 @@ class Wires:
 
 
 def queued(fd: int) -> List[bytes]:
-    """What Linux sends by a TUN device."""
+    """What Linux sends by a TUN device, without what it tells groups of its own accord."""
     found = []
     while select.select([fd], [], [], _LOOK_S)[0]:
         found.append(os.read(fd, 65536))
-    return found
+    return [packet for packet in found if not is_multicast(packet)]
 
 
 def tun(name: str) -> int:

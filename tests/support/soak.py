@@ -355,7 +355,9 @@ def soak(directory: Path, warm_up_s: float, seconds: float) -> str:
             assert after.memory_kb <= before.memory_kb + SLACK_KB, (before, after)
         assert made.daemon.stop() == 0, made.daemon.log()[-4000:]
         drops = {reason: count for reason, count in health["drops"].items() if count}
+        ways = [health["ebpf"][way]["accelerated"] for way in ("ingress", "egress")]
         return "\n".join([*(f"{what}: {number:,}" for what, number in sorted(made.done.items())),
                           f"hooks: {health['hooks']['create']['ok']:,} ok, {health['hooks']['create']['failed']:,} failed",
                           f"received {health['totals']['pktsFromGwlb']:,}, returned {health['totals']['pktsToGwlb']:,}",
-                          f"dropped: {drops}", f"after the warm-up {before}", f"at the end {after}", "all adds up"])
+                          f"took the kernel: {ways[0]:,} in, {ways[1]:,} back", f"dropped: {drops}",
+                          f"after the warm-up {before}", f"at the end {after}", "all adds up"])
