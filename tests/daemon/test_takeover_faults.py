@@ -14,6 +14,8 @@ import packets
 from lab import CLIENT, ENI, SERVER
 from restarts import Restartable, patched
 
+pytestmark = pytest.mark.one_path  # tests/kernel has its own of the path in the kernel
+
 EXECVE = "os.execve(words[0], "
 WRITE = '        memory = state.write({**record, "descriptors": descriptors})\n'
 EVERYTHING = "gwlbtun starts afresh"
