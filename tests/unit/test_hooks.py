@@ -133,6 +133,7 @@ def test_what_it_prints_is_bounded_and_ends_with_its_last_lines(hook, script, bo
 
 def test_one_that_prints_a_lot_and_succeeds_says_how_much_it_was(hook, script, book):
     assert hook(script(f"seq {listener.RUN_LINES + 5}")).run()
+    book.wait_for("are not shown")  # its reader may be behind
     assert important(book)[listener.RUN_LINES:] == [
         "CREATE hook of gwi-e8WXgsTQDkf: 5 more lines are not shown."]
 
