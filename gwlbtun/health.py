@@ -55,6 +55,10 @@ class Health:
 
     def totals(self) -> Counter[str]:
         """Adds up the counters of all threads, past ones included. The times among them mean nothing."""
+        return self._totals(self._kernel())
+
+    def _totals(self, kernel: Dict[str, Any]) -> Counter[str]:
+        """kernel: `ebpf` of the report."""
         total = self._endpoints.totals()
         for receiver in self._receivers:
             for name, value in receiver.counters().items():
@@ -62,7 +66,6 @@ class Health:
                     total[f"udp_{name}"] += value
                 else:
                     total[name] += value
-        kernel = self._kernel()
         total["drop_kernel_strip"], total["drop_kernel_wrap"] = kernel["ingress"]["lost"], kernel["egress"]["lost"]
         total["udp_packets_in"] += total["kernel_packets_in"] + total["drop_kernel_strip"]
         total["udp_bytes_in"] += total["kernel_bytes_in"]
@@ -104,7 +107,8 @@ class Health:
         uptime_s = round(time.monotonic() - self.started, 3)
         receivers = [self._receiver(receiver, now_ns) for receiver in self._receivers]
         enis = [self._endpoint(endpoint, now_ns) for endpoint in breathing(self._endpoints.all())]
-        totals = self.totals()
+        kernel = self._kernel()
+        totals = self._totals(kernel)
         drops = {name[len("drop_"):]: totals[name] for name in self._drop_names}
         return {
             "healthy": not reasons,
@@ -126,7 +130,7 @@ class Health:
             "endpoints": {"size": len(enis), "bound": self._settings.max_endpoints},
             "hooks": self._endpoints.hooks.snapshot(),
             "hooksFailed": self._endpoints.hooks.failures,
-            "ebpf": self._kernel(),
+            "ebpf": kernel,
         }
 
     def _receiver(self, receiver: Receiver, now_ns: int) -> Snapshot:

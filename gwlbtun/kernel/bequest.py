@@ -20,7 +20,7 @@ FORM = 1  # counts what a record means
 
 def signature(settings: Settings) -> str:
     """What both programs must agree on: the programs in the kernel, what is in the maps and how large these are, and who may
-    send to it, as packets of flows in the maps are not judged again. Empty: these settings leave all to the threads."""
+    send to gwlbtun, as packets of flows in maps are not judged again. Empty: these settings leave all to the threads."""
     if wanted.unwanted(settings):
         return ""
     structs = {name: [(field[0], getattr(struct, field[0]).offset, getattr(struct, field[0]).size) for field in struct._fields_]

@@ -226,7 +226,7 @@ class Path:
             ready = [fd for fd, _ in poll.poll(min(max(left_s, 0), WAKE_S) * 1000)]
             with self._lock:
                 for fd in ready:
-                    heard.get(fd, self._drain_bell)()
+                    heard.get(fd, self._hear_thread_k)()
                 self._renew_lease()
                 self._links.look()
                 self._aside.look()
@@ -239,7 +239,7 @@ class Path:
         if not self._finding.tcx:
             self._maps.globals.lease_ns = time.monotonic_ns() + LEASE_NS
 
-    def _drain_bell(self) -> None:
+    def _hear_thread_k(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._bell, 65_536)
         if self._thread:
