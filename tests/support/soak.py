@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple
+from typing import Callable, Dict, List, NamedTuple, Sequence
 
 import lab as laboratory
 import packets
@@ -32,6 +32,7 @@ FAULT_S = 0.3       # how long a fault lasts
 LAST_LINGER_S = 15  # for the last of them to go, and the last packet to return
 TCP_PATIENCE_S = 120  # TCP tries again at ever longer intervals, and may meet a fault each time
 RESTART_S = 30
+EACH_ONCE_S = 120   # what a busy host may need beyond the time that was asked for, so that each thing happens
 PROBES = 16         # flows of which each receiver gets some
 BLOCK = 40_000      # bytes that a TCP connection carries at a time
 
@@ -40,6 +41,9 @@ BUFFERS_KB = 66_000  # a mapping as large as this holds the buffers of a receive
 # What may have grown since the warm-up: sockets to the load balancer that wait to be closed, and pages of allocators.
 FEW_DESCRIPTORS = 8
 SLACK_KB = 6_000
+
+# What a soak must have done at least once.
+EACH = "TCP bytes", "connections", "datagrams", "malformed", "interfaces deleted", "uplink down", "frozen", "restarts"
 
 # One endpoint in eight has a hook that fails, one that hangs for a while, one that leaves a process behind.
 HOOK = laboratory.PASSTHROUGH + """
@@ -111,8 +115,11 @@ class Soak:
         self._stopping.set()
         self._stack.close()
 
-    def run(self, seconds: float) -> None:
-        """All kinds of traffic and trouble for so long. Raises AssertionError when one cannot do what it must."""
+    def run(self, seconds: float, at_least: Sequence[str] = ()) -> None:
+        """All kinds of traffic and trouble for so long, and on until each of at_least has been done.
+
+        Raises AssertionError when one of them cannot do what it must.
+        """
         self._stopping.clear()
         self._quiet.clear()
         work = [self._churn, self._malformed, self._trouble, self._poll]
@@ -122,12 +129,16 @@ class Soak:
         for thread in threads:
             thread.start()
         self._stopping.wait(seconds)
+        deadline = time.monotonic() + EACH_ONCE_S
+        while not self._stopping.wait(0.1) and set(at_least) - set(self.done) and time.monotonic() < deadline:
+            pass
         self._quiet.set()
         self._stopping.wait(2 * FAULT_S)
         self._stopping.set()
         for thread in threads:
             thread.join()
         assert not self._failures, self._failures[0] + self._state()
+        assert set(self.done) >= set(at_least), (at_least, self.done)
 
     def _state(self) -> str:
         """What may tell why something failed."""
@@ -344,7 +355,7 @@ def soak(directory: Path, warm_up_s: float, seconds: float) -> str:
     with contextlib.closing(Soak(directory)) as made:
         made.run(warm_up_s)
         before = made.settle()
-        made.run(seconds)
+        made.run(seconds, EACH)
         after = made.settle()
         health, violations = made.daemon.health(), made.lab.balancer.violations
         assert violations == [], violations[:10]
