@@ -242,7 +242,16 @@ class Endpoints:
         try:
             endpoint.adopt(record, queues)
         finally:
+            if self.settings.allow_endpoints and eni not in self.settings.allow_endpoints:
+                self._expel(endpoint)
             endpoint.advance()
+
+    def _expel(self, endpoint: Endpoint) -> None:
+        with self._lock:
+            endpoint.native.unpublish()
+            endpoint.leaving.set()
+        self._log.important(CORE, f"--allow-endpoint does not name {endpoint.identity} any more: gwlbtun destroys "
+                                  f"{endpoint.identity.interfaces}.")
 
     def stop(self) -> None:
         """Destroys all endpoints, and returns when they are gone. The receivers must have ended."""

@@ -20,13 +20,16 @@ FORM = 1  # counts what a record means
 
 def signature(settings: Settings) -> str:
     """What both programs must agree on: the programs in the kernel, what is in the maps and how large these are, and who may
-    send to gwlbtun, as packets of flows in maps are not judged again. Empty: these settings leave all to the threads."""
+    send to gwlbtun, and for which endpoints, as packets of flows in maps are not judged again.
+
+    Empty: these settings leave all to the threads.
+    """
     if wanted.unwanted(settings):
         return ""
     structs = {name: [(field[0], getattr(struct, field[0]).offset, getattr(struct, field[0]).size) for field in struct._fields_]
                for name, struct in layout.STRUCTS.items()}
     meant = [FORM, programs.text(), sorted(layout.constants().items()), sorted(structs.items()), settings.max_flows,
-             slots(settings), settings.allow_from, settings.uplinks]
+             slots(settings), settings.allow_from, sorted(settings.allow_endpoints), settings.uplinks]
     return hashlib.sha256(repr(meant).encode()).hexdigest()
 
 

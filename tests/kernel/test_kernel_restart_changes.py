@@ -72,7 +72,8 @@ def test_options_that_leave_all_to_the_threads(lab, tmp_path, options, reason):
 
 
 @pytest.mark.parametrize("options, reason", [
-    (f"--allow-from {BALANCER[0]}/32", "source_refused"), ("--uplink eth7", "interface")])
+    (f"--allow-from {BALANCER[0]}/32", "source_refused"), ("--uplink eth7", "interface"),
+    ("--allow-endpoint 1", "endpoint_not_allowed")])
 def test_whoever_may_not_come_in_any_more_does_not_by_the_kernel_either(lab, tmp_path, options, reason):
     restarting = Restarting(lab, tmp_path)
     endpoint = restarting.endpoint
