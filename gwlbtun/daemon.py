@@ -85,7 +85,7 @@ class Daemon:
         settings, log = self._settings, self._log
         os.environ["GWLBTUN_HEALTH_PORT"] = str(settings.health_port.port if settings.health_port else "")  # for hooks
         if settings.netns:
-            netns.prepare()
+            netns.prepare(sweep=not self._inherited)
         shim = self._shim = fastpath.Shim()
         capacity.raise_descriptor_limit()
         offloads, inherited = tun.probe(settings.offload), self._inherited

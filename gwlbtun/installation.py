@@ -16,7 +16,16 @@ ARCHIVE: Optional[str] = getattr(__spec__.loader, "archive", None)  # the one fi
 NAME = "gwlbtun" if ARCHIVE else "gwlbtun.py"
 MARK = b"\n# ---- The archive\n"  # tools/onefile_head.py
 ORIGIN = "GWLBTUN_FILE"  # in the environment of a program that starts from a memory file: the path of what that is a copy of
-PATH = ARCHIVE or os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), NAME)
+
+
+def _clone() -> str:
+    """The gwlbtun.py of this clone, by the path that it was started by: where a symbolic link leads may change."""
+    path = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), NAME)
+    started = getattr(sys.modules["__main__"], "__file__", None) or path
+    return os.path.abspath(started) if os.path.realpath(started) == path else path
+
+
+PATH = ARCHIVE or _clone()
 
 
 def read(name: str) -> bytes:
@@ -60,10 +69,10 @@ def fingerprint(others: Iterable[str]) -> List[Tuple[str, Tuple[int, ...]]]:
     """Changes when a file of the program does, or one of the others: it is replaced, written to or removed."""
     paths = [sys.executable, PATH, *others]
     if not ARCHIVE:
-        here = os.path.dirname(os.path.realpath(__file__))
-        paths += [os.path.join(os.path.dirname(here), "native", "gwlbtun.so")]
-        paths += [os.path.join(directory, name) for directory, _, names in os.walk(here) for name in names
-                  if os.path.basename(directory) != "__pycache__"]
+        here = os.path.dirname(os.path.realpath(PATH))
+        paths += [os.path.join(here, "native", "gwlbtun.so")]
+        paths += [os.path.join(directory, name) for directory, _, names in os.walk(os.path.join(here, "gwlbtun"))
+                  for name in names if os.path.basename(directory) != "__pycache__"]
     return sorted((path, _traits(path)) for path in paths)
 
 

@@ -70,7 +70,7 @@ class Interfaces:
         """Takes them over from another program. Raises OSError, and none is there then."""
         try:
             if self._identity.netns:
-                self.namespace = Namespace(self._identity.namespace)
+                self.namespace = Namespace(self._identity.namespace, adopted=True)
                 self.namespace.made = bool(record["made_namespace"])
             for tunnel, own in zip(self.both, record["tunnels"]):
                 tunnel.adopt(own, self._offloads, self.namespace)

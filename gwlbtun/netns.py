@@ -20,7 +20,7 @@ import threading
 import time
 from typing import Callable, ContextManager, Iterator, Optional, Tuple
 
-from . import StartError, rtnetlink
+from . import StartError, privilege, rtnetlink
 
 DIRECTORY = "/run/netns"
 MARK = "made by gwlbtun"
@@ -44,17 +44,43 @@ _libc.mount.argtypes = ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes
 _libc.umount2.argtypes = ctypes.c_char_p, ctypes.c_int
 
 
-def prepare() -> None:
-    """Makes the place for names, and sees whether namespaces can be made. Raises StartError."""
-    try:
+def prepare(sweep: bool) -> None:
+    """Makes the place for names, and sees whether namespaces can be made. sweep: nobody has any of those that a gwlbtun has
+    made. Raises StartError."""
+    with _told():
         os.makedirs(DIRECTORY, 0o755, exist_ok=True)
         _share_directory()
         with _excursion(_unshare):
             pass
-        _sweep()
+        if sweep:
+            _sweep()
+
+
+def try_out() -> None:
+    """Sees whether prepare() would succeed, and changes nothing. Raises StartError."""
+    with _told():
+        if not os.access(DIRECTORY if os.path.isdir(DIRECTORY) else os.path.dirname(DIRECTORY), os.W_OK):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        try:
+            _check(_libc.umount2(b"/proc/self/status", _MNT_DETACH))
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # it is no mount point; but mounts may be changed here
+                raise
+        with _excursion(_unshare):
+            pass
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        advice = ("run as root, or with the capability CAP_SYS_ADMIN" if error.errno == errno.EPERM else
-                  f"{DIRECTORY} must be writable, and the kernel must have CONFIG_NET_NS")
+        if error.errno != errno.EPERM:
+            advice = f"{DIRECTORY} must be writable, and the kernel must have CONFIG_NET_NS"
+        elif privilege.permitted(privilege.CAP_SYS_ADMIN):
+            advice = "something forbids it, such as RestrictNamespaces= or SystemCallFilter= of the unit (docs/OPERATIONS.md)"
+        else:
+            advice = "run as root, or with the capability CAP_SYS_ADMIN"
         raise StartError(f"--netns cannot make network namespaces ({error.strerror}): {advice}") from None
 
 
@@ -84,8 +110,11 @@ def _sweep() -> None:
                     os.close(fd)
 
 
-def _open(path: str) -> Optional[int]:
-    """Opens the namespace that has the name, if there is one. What a gwlbtun that was killed has left goes. Raises OSError."""
+def _open(path: str, adopted: bool = False) -> Optional[int]:
+    """Opens the namespace that has the name, if there is one. Raises OSError.
+
+    What a gwlbtun that was killed has left goes, unless it is adopted from the program before: hooks may have renamed gwi.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -93,7 +122,7 @@ def _open(path: str) -> Optional[int]:
     try:
         if _is_namespace(fd):
             with _excursion(lambda: _set(fd)):
-                left_over = rtnetlink.alias(_LOOPBACK) == MARK and not _has_interface("gwi")
+                left_over = not adopted and rtnetlink.alias(_LOOPBACK) == MARK and not _has_interface("gwi")
             if not left_over:
                 return fd
             _unmount(path)
@@ -107,13 +136,13 @@ def _open(path: str) -> Optional[int]:
 class Namespace:
     """A named network namespace: the one that exists already, or a new one. Any thread may call all methods."""
 
-    def __init__(self, name: str):
-        """Raises OSError."""
+    def __init__(self, name: str, adopted: bool = False):
+        """adopted: the program before had it. Raises OSError."""
         self.name = name
         self.made = False  # by us, so it goes with close()
         self._path = os.path.join(DIRECTORY, name)
         self._lock = threading.Lock()  # held while the descriptor is used and while it is closed
-        self._fd = _open(self._path)
+        self._fd = _open(self._path, adopted)
         if self._fd is None:
             self._fd = self._make()
         self._inode = _inode(os.fstat(self._fd))

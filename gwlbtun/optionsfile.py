@@ -5,6 +5,7 @@ A word is separated by spaces or line ends; quotes and backslashes keep them in 
 comment. A file may name others by @FILE; a path that is relative is so to the file that names it. So an option's value that
 begins with @ has to be given in one word with the option: --cmdnew=@hook.
 """
+import contextlib
 import os
 import re
 import shlex
@@ -36,10 +37,18 @@ def place(text: str, file: str, line: int) -> Word:
 
 def expand(arguments: Sequence[str]) -> List[str]:
     """Returns the arguments with each @FILE replaced by its words. Raises ValueError with a text for the user."""
-    return _expand(arguments, (), "")
+    return _expand(arguments, (), "", [])
 
 
-def _expand(arguments: Sequence[str], parents: Tuple[str, ...], directory: str) -> List[str]:
+def files(arguments: Sequence[str]) -> List[str]:
+    """The paths of all files that expand() reads, or tries to."""
+    found: List[str] = []
+    with contextlib.suppress(ValueError):
+        _expand(arguments, (), "", found)
+    return found
+
+
+def _expand(arguments: Sequence[str], parents: Tuple[str, ...], directory: str, found: List[str]) -> List[str]:
     words: List[str] = []
     for argument in arguments:
         if not argument.startswith("@"):
@@ -54,7 +63,8 @@ def _expand(arguments: Sequence[str], parents: Tuple[str, ...], directory: str) 
             raise ValueError(f"{where}the options file {path} includes itself")
         if len(parents) >= DEPTH:
             raise ValueError(f"{where}{DEPTH} options files include one another, and {path} would be one more")
-        words += _expand(_split(_read(path, where), path), (*parents, real), os.path.dirname(path))
+        found.append(path)
+        words += _expand(_split(_read(path, where), path), (*parents, real), os.path.dirname(path), found)
         if len(words) > WORDS:
             raise ValueError(f"{where}{path} and what it includes hold more than {WORDS} words")
     return words

@@ -12,7 +12,7 @@ from typing import AbstractSet, Dict, FrozenSet, Iterator, List, Optional
 
 from .shim import Shim
 
-CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF = 10, 12, 21, 39  # <linux/capability.h>
+CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_BPF = 10, 12, 13, 21, 39  # <linux/capability.h>
 _NAMES = {CAP_NET_BIND_SERVICE: "CAP_NET_BIND_SERVICE", CAP_NET_ADMIN: "CAP_NET_ADMIN", CAP_SYS_ADMIN: "CAP_SYS_ADMIN",
           CAP_BPF: "CAP_BPF"}
 NEEDED = frozenset((CAP_NET_BIND_SERVICE, CAP_NET_ADMIN))  # by every daemon
@@ -39,12 +39,16 @@ _kept = _told = 0  # CAPABILITIES, PRIVILEGES, CALLS: what the kernel did not ta
 _told_s = 0.0
 
 
-def for_maps() -> FrozenSet[int]:
-    """Of what the process has been started with: what bpf(2) wants of a thread that works with maps."""
+def permitted(capability: int) -> bool:
+    """Whether the process has been started with it."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         words = dict(line.split(":", 1) for line in status if ":" in line)
-    permitted = int(words.get("CapPrm", "0"), 16)
-    held = [number for number in (CAP_BPF, CAP_SYS_ADMIN) if permitted >> number & 1]
+    return bool(int(words.get("CapPrm", "0"), 16) >> capability & 1)
+
+
+def for_maps() -> FrozenSet[int]:
+    """Of what the process has been started with: what bpf(2) wants of a thread that works with maps."""
+    held = [capability for capability in (CAP_BPF, CAP_SYS_ADMIN) if permitted(capability)]
     return frozenset(held[:1])  # before Linux 5.8 there is only the latter
 
 

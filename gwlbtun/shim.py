@@ -140,6 +140,7 @@ class Shim:
             raise StartError(f"{path} does not match {NATIVE.parent / 'gwlbtun' / 'layout.py'}: install both from one "
                              f"version, and {BUILD}")
         self.counters: Tuple[str, ...] = tuple(self._strings("gw_counter_name"))
+        self._numbers = {name: number for number, name in enumerate(self.counters)}
         self._packed = struct.Struct(f"{len(self.counters)}Q")
         namedtuple: Any = collections.namedtuple  # type checkers want literal names, but the shim has these
         self._make_row: Callable[[Iterable[int]], Row] = namedtuple("Counters", self.counters)._make
@@ -176,9 +177,10 @@ class Shim:
 
     def add_counters(self, values: Any, counts: Mapping[str, int]) -> None:
         """Adds counts to a thread's counters, by name, before the thread runs. Of times the later one stays."""
-        for number, name in enumerate(self.counters):
-            count = int(counts.get(name, 0))
-            values[number] = max(values[number], count) if name.endswith("_ns") else values[number] + count
+        for name, count in counts.items():
+            number = self._numbers.get(name)
+            if number is not None:  # a counter that another version has
+                values[number] = max(values[number], int(count)) if name.endswith("_ns") else values[number] + int(count)
 
     def flow_layout(self) -> int:
         """What flow tables in memory files must have in common with this shim's."""

@@ -293,6 +293,6 @@ def _why_not(address: Address, error: OSError) -> str:
         return (f"TCP port {address.port} for health checks is taken: choose another with -p, or stop the program that "
                 f"uses it (`ss -ltnp sport = :{address.port}` names it)")
     if error.errno == errno.EADDRNOTAVAIL:
-        return (f"cannot answer health checks on {address}: this host does not have that address; give -p one that "
+        return (f"cannot answer health checks on {address.host}: this host does not have that address; give -p one that "
                 "`ip address` shows, or the port alone")
     return f"cannot answer health checks on TCP port {address.port}: {error.strerror}"

@@ -92,13 +92,15 @@ def _forward_policy(chains: List[Chain]) -> Finding:
 
 def _default_interfaces() -> List[str]:
     routes = json.loads(output("ip", "-j", "route", "show", "default") or "[]")
-    return sorted({route["dev"] for route in routes if "dev" in route})
+    hops = [hop for route in routes for hop in route.get("nexthops", [route])]
+    return sorted({hop["dev"] for hop in hops if "dev" in hop})
 
 
 def _mtu(uplink: str) -> Finding:
     links = json.loads(output("ip", "-j", "link", "show", "dev", uplink) or "[]")
     if not links:
-        return Finding(Verdict.FAIL, uplink, "there is no such interface now", "ip -br link shows those that there are")
+        return Finding(Verdict.WARN, uplink, "there is no such interface: gwlbtun waits for it",
+                       "ip -br link shows those that there are")
     mtu = links[0]["mtu"]
     if mtu < MTU + OVERHEAD:
         return Finding(Verdict.WARN, f"MTU of {uplink}", f"is {mtu}: replies of more than {mtu - OVERHEAD} bytes are dropped",

@@ -6,16 +6,14 @@ import re
 import socket
 from typing import Iterator, Tuple
 
-from .. import StartError, __version__, fastpath, tun
+from .. import StartError, __version__, fastpath, netns, privilege, tun, web
 from ..geneve import PORT
 from ..kernel import wanted
 from ..settings import Settings
 from ..shim import Shim
 from .finding import Finding, Verdict, output, read
 
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # <linux/capability.h>
-_CAP_SYS_ADMIN = 21
-_SO_RCVBUFFORCE = 33                                      # <asm-generic/socket.h>
+_SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>
 _HOLDER = re.compile(r'\(\("([^"]*)",pid=([0-9]+)')
 
 
@@ -42,12 +40,10 @@ def _shim() -> Finding:
 
 
 def _capabilities() -> Iterator[Finding]:
-    held = _held_capabilities()
-    missing = [name for name, bit in _CAPABILITIES.items() if not held >> bit & 1]
-    if "CAP_NET_ADMIN" in missing:
+    if not privilege.permitted(privilege.CAP_NET_ADMIN):
         yield Finding(Verdict.FAIL, "capabilities", "CAP_NET_ADMIN is missing",
                       "run gwlbtun as root, or give its unit AmbientCapabilities=CAP_NET_ADMIN")
-    elif missing:
+    elif not privilege.permitted(privilege.CAP_NET_RAW):
         yield Finding(Verdict.WARN, "capabilities", "CAP_NET_RAW is missing: what must leave by a port that another program "
                       "holds is dropped", "give the unit AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW")
     else:
@@ -55,19 +51,11 @@ def _capabilities() -> Iterator[Finding]:
 
 
 def _namespaces() -> Finding:
-    if _held_capabilities() >> _CAP_SYS_ADMIN & 1:
-        return Finding(Verdict.OK, "namespaces", "CAP_SYS_ADMIN is there, for --netns")
-    return Finding(Verdict.FAIL, "namespaces", "CAP_SYS_ADMIN is missing, which --netns needs",
-                   "run gwlbtun as root, or give its unit AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_ADMIN")
-
-
-def _held_capabilities() -> int:
-    return int(re.search(r"^CapEff:\s*([0-9a-f]+)", _status(), re.MULTILINE)[1], 16)  # type: ignore[index]
-
-
-def _status() -> str:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        return file.read()
+    try:
+        netns.try_out()
+    except StartError as error:
+        return Finding(Verdict.FAIL, "namespaces", str(error))
+    return Finding(Verdict.OK, "namespaces", "can be made, for --netns")
 
 
 def _tun(settings: Settings) -> Iterator[Finding]:
@@ -109,7 +97,7 @@ def _geneve_port() -> Finding:
         try:
             probe.bind(("", PORT))
         except OSError as error:
-            return _taken(subject, f"sport = :{PORT}", "-lunpH", error,
+            return _taken(subject, f"sport = :{PORT}", "-lunpH", error.strerror,
                           f"end what uses it; if ss names nothing, `ip -d link | grep -B2 {PORT}` shows the kernel's")
     return Finding(Verdict.OK, subject, "is free")
 
@@ -121,24 +109,20 @@ def _health_port(settings: Settings) -> Iterator[Finding]:
                       "give -p 8080, and let TCP 8080 in from the load balancer's subnets")
         return
     subject = f"TCP {address.port}"
-    family = socket.AF_INET if address.host and ":" not in address.host else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address.host, address.port))
-            probe.listen(1)
-        except OSError as error:
-            yield _taken(subject, f"sport = :{address.port}", "-ltnpH", error, "choose another with -p")
-            return
+    try:
+        web.listen(address).close()
+    except StartError as error:
+        yield _taken(subject, f"sport = :{address.port}", "-ltnpH", str(error), "")
+        return
     yield Finding(Verdict.OK, subject, "is free for health checks")
 
 
-def _taken(subject: str, selector: str, options: str, error: OSError, remedy: str) -> Finding:
+def _taken(subject: str, selector: str, options: str, fault: str, remedy: str) -> Finding:
     found = _HOLDER.search(output("ss", options, selector) or "")
     holder = f"process {found[2]} ({found[1]})" if found else ""
     if found and _is_gwlbtun(found[2]):
         return Finding(Verdict.OK, subject, f"belongs to gwlbtun, which runs as {holder}")
-    return Finding(Verdict.FAIL, subject, f"{error.strerror}{': ' + holder + ' has it' if holder else ''}", remedy)
+    return Finding(Verdict.FAIL, subject, f"{holder + ' has it: ' if holder else ''}{fault}", remedy)
 
 
 def _is_gwlbtun(pid: str) -> bool:

@@ -6,9 +6,10 @@ It rests while nobody works for it: its T threads have ended, and its rings are 
 import collections
 import contextlib
 import time
-from typing import Any, Counter, List, Set
+from typing import Any, Counter, Dict, List, Set
 
 from ..endpoint import Endpoint
+from ..fastpath import Row
 from ..logs import CORE
 from ..state import State
 from ..tunnel import start_to_drain
@@ -72,7 +73,7 @@ class PassingEndpoint(Endpoint):
                 "open": self._open, "undo": self._undo, "lively": self._lively, "silence": self._silence.over,
                 "carried": self.carried, "kernel": carried, "kernel_counted": counted_then,
                 "commands": self._commands.record(),
-                "counters": [[row._asdict() for row in tunnel.counters()] for tunnel in self.tunnels],
+                "counters": [[_counts(row) for row in tunnel.counters()] for tunnel in self.tunnels],
                 "interfaces": self._interfaces.record() if self._created else None}
 
     def adopt(self, record: Json, queues: Set[int]) -> None:
@@ -127,6 +128,11 @@ class PassingEndpoint(Endpoint):
     def descriptors(self) -> List[int]:
         """Those that have to stay open."""
         return [fd for tunnel in self.tunnels for fd in tunnel.fds]
+
+
+def _counts(row: Row) -> Dict[str, int]:
+    """Those that are not 0. Most threads of many endpoints have never run."""
+    return {name: count for name, count in zip(row._fields, row) if count}
 
 
 def counted(record: Json) -> Counter[str]:

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Callable, Iterable, List, Optional, Tuple
 
-from .. import fastpath, installation, listener, memfile, privilege
+from .. import fastpath, installation, listener, memfile, optionsfile, privilege
 from ..endpoints import Endpoints
 from ..health import Health
 from ..kernel.path import Path
@@ -99,7 +99,7 @@ class Handover:
 
     def _files(self) -> List[Tuple[str, Tuple[int, ...]]]:
         """What the rehearsal goes by. What is executed must be what was rehearsed."""
-        return installation.fingerprint(word[1:] for word in self._arguments if word.startswith("@"))
+        return installation.fingerprint(optionsfile.files(self._arguments))
 
     def _rehearse(self, copy: int) -> rehearsal.Verdict:
         if self._flows_fd < 0:

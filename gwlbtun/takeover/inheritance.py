@@ -13,8 +13,7 @@ import stat
 import time
 from typing import Any, Callable, Iterable, List, Optional, Set, Tuple
 
-from .. import StartError, fastpath, listener, memfile, rendezvous, web
-from ..checks import Address
+from .. import StartError, checks, fastpath, listener, memfile, rendezvous, web
 from ..endpoints import Endpoints
 from ..health import Health
 from ..kernel.bequest import Bequest
@@ -113,21 +112,27 @@ class Inheritance:
             fd = -1
         return make(fd), fd
 
-    def health_listener(self, address: Address) -> Optional[socket.socket]:
-        """The socket that listens there already; or, when the port is another now and cannot be had, the old one."""
+    def health_listener(self, address: checks.Address) -> Optional[socket.socket]:
+        """The socket that listens there already; or, when the address is another now and cannot be had, one at the old."""
         old: List[socket.socket] = []
         server = self._state.get("server") or {}
         if server:
             self._part("the health port", lambda: old.append(self._socket(server["fd"], socket.SOCK_STREAM, IP)))
         if not old or server.get("address") == str(address):
             return old[0] if old else None
+        before: List[checks.Address] = []
+        self._part("the address for health checks",
+                   lambda: before.append(checks.address(str(server.get("address")).lstrip(":"))))
         try:
+            if before and before[0].port == address.port:  # two sockets cannot listen on all addresses and on one of them
+                old.pop().close()
             found = web.listen(address)
-            old[0].close()
-            return found
         except StartError as error:
             self._log.critical(CORE, f"Health checks stay on {server.get('address')}: {error}.")
-            return old[0]
+            return old[0] if old else web.listen(before[0])
+        for left in old:
+            left.close()
+        return found
 
     def claim(self, path: str) -> Optional[rendezvous.Claim]:
         """The control socket, if an option asks for one. Raises StartError, but not after a restart in place."""

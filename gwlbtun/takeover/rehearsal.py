@@ -12,7 +12,8 @@ import sys
 import time
 from typing import Callable, Dict, List, NamedTuple, Tuple
 
-from .. import StartError, __version__, fastpath, installation, memfile, privilege, tun, web
+from .. import StartError, __version__, fastpath, installation, memfile, netns, privilege, tun, web
+from ..checks import Address
 from ..kernel import bequest, wanted
 from ..settings import Settings
 from . import state
@@ -60,11 +61,19 @@ def objections(settings: Settings, theirs: state.Json) -> List[str]:
             tun.probe(settings.offload)
         if settings.kernel_path == "require":
             reasons += filter(None, [wanted.look(settings).reason])
+        if settings.netns and not theirs.get("netns"):
+            netns.try_out()
         if settings.health_port and str(settings.health_port) != theirs.get("health"):
-            web.listen(settings.health_port).close()
+            _try_health_port(settings.health_port, str(theirs.get("health")))
     except StartError as error:
         reasons.append(str(error))
     return reasons
+
+
+def _try_health_port(ours: Address, theirs: str) -> None:
+    """Raises StartError. A port that they listen on themselves becomes free (Inheritance.health_listener)."""
+    same = theirs.rpartition(":")[2] == str(ours.port)
+    web.listen(ours._replace(port=0) if same else ours).close()
 
 
 def rehearse(outline: state.Json, arguments: List[str], copy: int, interrupted: Callable[[], bool]) -> Verdict:

@@ -4,6 +4,7 @@
 The outline is the part by which the next program says, in the rehearsal, whether it could take over. VERSION counts what the
 whole of it means: a program takes over from one that has the same number.
 """
+import errno
 import json
 import os
 from typing import Any, Dict, List, Tuple
@@ -55,11 +56,14 @@ def objections(settings: Settings, shim: fastpath.Shim, theirs: Json) -> List[st
 
 
 def write(value: Json) -> int:
-    """Returns a memory file with it, at its beginning. Raises OSError."""
+    """Returns a memory file with it, at its beginning. Raises OSError, also when it is more than read() reads."""
+    text = json.dumps(value).encode()
+    if len(text) > BYTES_MOST:
+        raise OSError(errno.EFBIG, f"the state is larger than {BYTES_MOST >> 20} MiB")
     fd = memfile.create("gwlbtun-state")
     try:
         with open(os.dup(fd), "wb") as file:
-            file.write(json.dumps(value).encode())
+            file.write(text)
         os.lseek(fd, 0, os.SEEK_SET)
     except OSError:
         os.close(fd)

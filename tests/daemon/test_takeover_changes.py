@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import HEALTH_PORT, PROGRAM, command_line
+import packets
+from lab import CLIENT, ENI, HEALTH_PORT, PROGRAM, SERVER, command_line
 from restarts import Restartable, streaming
 
 
@@ -49,6 +50,58 @@ def test_levels_times_and_the_health_port_change(restartable):
     with pytest.raises(OSError):
         daemon.get()
     assert restartable.lab.wait(lambda: restartable.ran()[:2] == ["CREATE", "DESTROY"]), daemon.log()
+
+
+@pytest.mark.one_path
+def test_the_health_port_moves_between_all_addresses_and_one(restartable):
+    for options, told in (f"-p 127.0.0.1:{HEALTH_PORT}", "127.0.0.1"), ("", ""), (f"-p [::1]:{HEALTH_PORT}", "[::1]"):
+        restartable.restart(options)
+        with restartable.lab.appliance.entered():
+            with socket.create_connection((told.strip("[]") or "127.0.0.1", HEALTH_PORT), 5) as client:
+                client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                assert client.recv(15) == b"HTTP/1.1 200 OK"
+    assert "192.0.2.1: this host does not have that address" in restartable.refuse(f"-p 192.0.2.1:{HEALTH_PORT}")
+    assert "Health checks stay on" not in restartable.daemon.log()
+
+
+def test_an_endpoint_that_is_not_allowed_any_more_goes(restartable):
+    other = restartable.lab.endpoint(ENI + 1)
+    restartable.exchange()
+    restartable.exchange(other)
+    restartable.restart(f"--allow-endpoint {restartable.endpoint.id}")
+    assert restartable.lab.wait(lambda: restartable.ran() == ["CREATE", "CREATE", "DESTROY"])
+    assert f"--allow-endpoint does not name ENI ID {ENI + 1:017x} any more" in restartable.daemon.log()
+    other.send(packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x"))
+    assert restartable.lab.wait(lambda: restartable.daemon.drops().get("endpoint_not_allowed") == 1)
+    restartable.exchange()
+    assert restartable.lab.wait(lambda: len(restartable.daemon.health()["enis"]) == 1)
+
+
+@pytest.mark.one_path
+def test_a_right_that_is_missing_for_the_new_options_is_said_before(lab, tmp_path):
+    """Without an endpoint, nothing else stands against --netns."""
+    rights = "net_admin,+net_raw"
+    restartable = Restartable(lab, tmp_path, command=["setpriv", f"--bounding-set=-all,+{rights}", f"--inh-caps=-all,+{rights}",
+                                                      *command_line()])
+    assert "--netns cannot make network namespaces" in restartable.refuse("--netns")
+    restartable.restart("")
+    restartable.exchange()
+
+
+@pytest.mark.one_path
+def test_a_link_to_the_clone_that_leads_to_another_now(lab, tmp_path, copy):
+    newer = shutil.copytree(copy.parent, tmp_path / "newer")
+    init = newer / "gwlbtun" / "__init__.py"
+    current = tmp_path / "current"
+    current.symlink_to(copy.parent.name)
+    restartable = Restartable(lab, tmp_path, command=[sys.executable, current / copy.name])
+    version = restartable.daemon.health()["version"]
+    init.write_text(init.read_text().replace(version, "99.0"))
+    (tmp_path / "next").symlink_to(newer.name)
+    os.replace(tmp_path / "next", current)
+    restartable.restart()
+    restartable.exchange()
+    assert restartable.daemon.health()["version"] == "99.0"
 
 
 @pytest.mark.parametrize("options, why", [

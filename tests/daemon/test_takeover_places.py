@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from command import PROGRAM
-from lab import ENI, PASSTHROUGH
-from restarts import Restartable
+import packets
+from lab import CLIENT, ENI, PASSTHROUGH, SERVER
+from restarts import COUNTING, Restartable
 
 pytestmark = pytest.mark.one_path
 
@@ -82,6 +83,22 @@ def test_with_a_network_namespace_for_each_endpoint(lab, tmp_path):
         restartable.exchange()
         restartable.exchange(lab.endpoint(ENI + 1 + number))
     assert restartable.daemon.stop() == 0
+
+
+def test_a_network_namespace_where_a_hook_has_renamed_gwi(lab, tmp_path):
+    """It is not taken for what a gwlbtun that was killed has left: the rules that hooks made there stay."""
+    renaming = COUNTING + '[ "$1" = DESTROY ] || { ip link set gwi down; ip link set gwi name inside up; }\n'
+    restartable = Restartable(lab, tmp_path, "--netns", hook=renaming)
+    packet = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x")
+    restartable.endpoint.send(packet)
+    assert lab.wait(lambda: restartable.daemon.health()["hooks"]["create"]["ok"] == 1)
+    name = f"vpce-{ENI:017x}"
+
+    def inode():
+        return lab.appliance.run("stat", "-Lc", "%i", f"/run/netns/{name}").stdout
+    before = inode()
+    restartable.restart()
+    assert inode() == before and restartable.ran() == ["CREATE"]
 
 
 def test_the_program_has_moved_to_read_only(lab, public):

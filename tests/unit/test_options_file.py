@@ -117,3 +117,11 @@ def test_files_that_include_one_another_are_bounded(file):
 
 def test_help_tells_of_files():
     assert "@FILE" in run("--help").stdout
+
+
+def test_the_files_that_are_read_are_told_those_that_others_name_too(file, tmp_path):
+    (tmp_path / "sites").mkdir()
+    words = ["-j", file("@sites/one -p 1"), file("@nowhere", "last"), "@never"]
+    (tmp_path / "sites" / "one").write_text("@two")
+    (tmp_path / "sites" / "two").write_text("-s")
+    assert optionsfile.files(words) == ["options", "sites/one", "sites/two", "last", "nowhere"]

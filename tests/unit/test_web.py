@@ -334,4 +334,4 @@ def test_an_address_of_another_host(book):
     for address in Address("192.0.2.77", 8080), Address("2001:db8::77", 8080):
         with pytest.raises(StartError, match="does not have that address; give -p one that `ip address` shows") as raised:
             web.Server(address, lambda *asked: WELL, book.log)
-        assert str(address) in str(raised.value)
+        assert address.host in str(raised.value)
