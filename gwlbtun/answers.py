@@ -14,7 +14,7 @@ from .control import Answer, Answerer, Refusal, line
 from .endpoint import Endpoint
 from .endpoints import Endpoints
 from .health import Health
-from .receiver import Receiver
+from .receiver import SOCKET_DROPS, Receiver
 from .settings import Settings
 from .takeover import state
 from .tunnel import Tunnel
@@ -22,7 +22,6 @@ from .worker import Worker
 
 STEP_FLOWS = 512  # records in one piece: 40 KB
 
-_SOCKET_DROPS = "the kernel dropped it, most often for want of room in the receive buffer"
 
 Asked = Dict[str, Any]
 Row = Dict[str, Any]
@@ -100,7 +99,7 @@ class Answers:
 
     def drops(self, asked: Asked) -> Answer:
         totals = self._health.totals()
-        yield line({"row": {"reason": "socket", "pkts": totals["socket_drops"], "meaning": _SOCKET_DROPS}})
+        yield line({"row": {"reason": "socket", "pkts": totals["socket_drops"], "meaning": SOCKET_DROPS}})
         for name, text in self._handler.shim.drop_texts.items():
             yield line({"row": {"reason": name[len("drop_"):], "pkts": totals[name], "meaning": text}})
 

@@ -42,7 +42,7 @@ def _text_tail(snapshot: Snapshot) -> Iterator[str]:
     udp = snapshot["udp"]["UDPPacketReceiver"]
     totals = snapshot["totals"]
     yield (f"\nUDP receiver on port {udp['portNumber']}: receive buffer {udp['receiveBufferBytes']} bytes, "
-           f"{udp['socketDrops']} packets dropped by the kernel for want of room.\n")
+           f"{udp['socketDrops']} packets dropped by the kernel before they were received.\n")
     for thread in udp["threads"]:
         yield (f"UDP receiver thread {_text_of_thread(thread)}, {thread['pktsIn']} packets in, "
                f"{thread['bytesIn']} bytes in, {thread['secsSinceLastPacket']:.3f}s since last packet.\n")

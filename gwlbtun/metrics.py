@@ -122,7 +122,7 @@ _FAMILIES = [
            _receivers("secsSinceLastPacket")),
     Family("gwlbtun_receive_buffer_bytes", GAUGE, "Receive buffer that the kernel granted each receiver.",
            _one("udp", "UDPPacketReceiver", "receiveBufferBytes")),
-    Family("gwlbtun_socket_drops_total", COUNTER, "Datagrams that the kernel dropped because a receive buffer was full.",
+    Family("gwlbtun_socket_drops_total", COUNTER, "Datagrams that the kernel dropped as the receivers did not keep up.",
            _one("udp", "UDPPacketReceiver", "socketDrops")),
 
     Family("gwlbtun_from_gwlb_packets_total", COUNTER, "Packets received from the load balancer.",
@@ -204,6 +204,8 @@ _FAMILIES = [
     Family("gwlbtun_tunnel_thread_packets_total", COUNTER, "Packets that the tunnel thread read from Linux.",
            _threads("pktsIn")),
     Family("gwlbtun_tunnel_thread_bytes_total", COUNTER, "Bytes that the tunnel thread read from Linux.", _threads("bytesIn")),
+    Family("gwlbtun_tunnel_thread_handed_on_packets_total", COUNTER, "Packets that the tunnel thread handed to Linux.",
+           _threads("pktsOut")),
     Family("gwlbtun_tunnel_thread_seconds_since_last_packet", GAUGE, "Time since the tunnel thread read a packet from Linux.",
            _threads("secsSincelastPacket")),
 

@@ -24,6 +24,7 @@ from .steering import REST, Sight, Steering
 from .worker import Worker
 
 LOOK_S, STEER_S = 0.1, 0.05  # between two looks, and under overload
+SHARE = 0.2           # of one core, at most: there may be many receivers and a thousand endpoints
 TELL_S = 60.0         # between two overloads of a receiver that the log tells of
 NAMES_MOST = 3        # in such a line
 CALM_LOOKS = 100      # without need of a sieve, until nobody steers: a flood that pauses is still known
@@ -42,10 +43,14 @@ class Overload:
         self.worker = Worker(log, "gwlbtun Overload", self._run, vital=True, wakes=True)
 
     def _run(self) -> None:
-        while not self._stopping.wait(STEER_S if any(watch.steers for watch in self._watches) else LOOK_S):
+        took_s = 0.0
+        while not self._stopping.wait(max(STEER_S if any(watch.steers for watch in self._watches) else LOOK_S,
+                                          took_s / SHARE)):
+            begin = time.thread_time()
             for watch in self._watches:
                 with contextlib.suppress(OSError):  # a socket that is closed, as its receiver has failed
                     watch.look(time.monotonic())
+            took_s = time.thread_time() - begin
 
 
 class Watch:

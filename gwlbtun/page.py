@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple, Union
 from . import installation
 from .forms import Form
 from .health import Snapshot
+from .receiver import SOCKET_DROPS
 
 ENDPOINTS = 100  # shown at most; the rest is summed
 THREADS = 12
@@ -31,7 +32,7 @@ _DROP = """<tr $shown:$path data-some="$path" title="$text">
 <td class="number" data-rate="$path"></td>
 <td class="number" data-count="$path"></td>
 </tr>"""
-SOCKET_DROPS = "udp.UDPPacketReceiver.socketDrops"
+_SOCKET_DROPS_AT = "udp.UDPPacketReceiver.socketDrops"
 
 
 class _Mark(NamedTuple):
@@ -76,7 +77,7 @@ def span(seconds: float) -> str:
 def _at(report: Snapshot, path: str) -> Any:
     """The value at a path of the report, or at one of those that are not in it but follow from it."""
     if path == "dropped":
-        return sum(report["drops"].values()) + _at(report, SOCKET_DROPS)
+        return sum(report["drops"].values()) + _at(report, _SOCKET_DROPS_AT)
     if path == "hooksRun":
         return sum(runs["ok"] + runs["failed"] for runs in report["hooks"].values())
     value: Any = report
@@ -194,7 +195,7 @@ class Page:
     def __init__(self, drop_texts: Dict[str, str]):
         """drop_texts: what the reasons for drops mean, by the names of their counters."""
         text, self._rows = _take_rows(installation.read("page.html").decode())
-        drops = {SOCKET_DROPS: "the receive buffer is full: see --rcvbuf",
+        drops = {_SOCKET_DROPS_AT: SOCKET_DROPS,
                  **{f"drops.{name[len('drop_'):]}": meaning for name, meaning in drop_texts.items()}}
         text = text.replace("$drops", "".join(
             _DROP.replace("$path", path).replace("$reason", path.split(".")[-1]).replace("$text", html.escape(meaning))

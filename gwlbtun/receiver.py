@@ -129,6 +129,10 @@ def raw_socket(log: Log) -> int:
         return -1
 
 
+# Why the kernel drops packets before a receiver has them: the buffer is full, or the sieve of overload.py refuses them.
+SOCKET_DROPS = "the receivers do not keep up with what comes: see --rcvbuf, and what the log says of overload"
+
+
 class Receiver:
     """One U thread."""
 

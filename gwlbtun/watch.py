@@ -4,6 +4,7 @@ import time
 from typing import Counter, Dict, Iterable
 
 from .logs import CORE, Level, Log
+from .receiver import SOCKET_DROPS
 
 INTERVAL_S = 10.0
 # IPv6 autoconfiguration and the like send out of every interface. Dropping that loses nobody's traffic.
@@ -17,7 +18,7 @@ class DropWatch:
     """Compares the counters with those that it has logged."""
 
     def __init__(self, drop_texts: Dict[str, str], log: Log):
-        self._texts = {**drop_texts, "socket_drops": "the receive buffer of the UDP socket is full (see --rcvbuf)"}
+        self._texts = {**drop_texts, "socket_drops": SOCKET_DROPS}
         self._log = log
         self._told = dict.fromkeys(self._texts, 0)
         self._told_at = {Level.IMPORTANT: -INTERVAL_S, Level.INFO: -INTERVAL_S}

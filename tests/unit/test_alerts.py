@@ -66,11 +66,14 @@ CASES = {
     "GwlbtunRestarts": ({f"process_start_time_seconds{{{JOB}}}": "1x5 2x1 3x1 4x5"}, 6, 11, ""),
     "GwlbtunReceiveBufferDrops": ({f"gwlbtun_socket_drops_total{{{JOB}}}": "0x10 0+60x20"}, 10, 25, ""),
     "GwlbtunReceiversStalled": ({f"gwlbtun_socket_drops_total{{{JOB}}}": "0x10 0+60x20",
-                                 f"gwlbtun_from_gwlb_packets_total{{{JOB}}}": "0+60x10 600x20"}, 10, 25, ""),
+                                 f'gwlbtun_udp_receiver_packets_in_total{{{JOB}, port="6081", thread="0"}}': "0+60x10 600x20",
+                                 # Flows that are known go on in the kernel.
+                                 f"gwlbtun_from_gwlb_packets_total{{{JOB}}}": "0+60x30"}, 10, 25, ""),
     "GwlbtunThreadStalled": ({f'gwlbtun_queue_bytes{{{JOB}, eni="1"}}': "0x10 9x20",
-                              f'gwlbtun_tunnel_packets_total{{{JOB}, eni="1", direction="in"}}': "0+60x10 600x20",
-                              f'gwlbtun_queue_bytes{{{JOB}, eni="2"}}': "9x30",  # it moves
-                              f'gwlbtun_tunnel_packets_total{{{JOB}, eni="2", direction="in"}}': "0+60x30"}, 10, 25, "1"),
+                              **{f'gwlbtun_tunnel_thread_handed_on_packets_total{{{JOB}, eni="{eni}", thread="0"}}': moves
+                                 for eni, moves in ((1, "0+60x10 600x20"), (2, "0+60x30"))},
+                              f'gwlbtun_queue_bytes{{{JOB}, eni="2"}}': "9x30",
+                              f'gwlbtun_tunnel_packets_total{{{JOB}, eni="1", direction="in"}}': "0+60x30"}, 10, 25, "1"),
     "GwlbtunOneDirectional": ({f'gwlbtun_tunnel_packets_total{{{JOB}, eni="{eni}", direction="in"}}': "0+600x60"
                                for eni in (1, 2)}
                               | {f'gwlbtun_tunnel_sent_packets_total{{{JOB}, eni="1", direction="out"}}': QUIET,

@@ -67,7 +67,7 @@ def test_drops_of_the_kernel_count_too_and_noise_is_only_info(book, clock):
     clock.now += watch.INTERVAL_S
     drops.look(collections.Counter(drop_no_flow=3, drop_not_ip=4, socket_drops=5))
     important, = said(book, Level.IMPORTANT)
-    assert important.startswith("Packets dropped: 5 because the receive buffer") and "--rcvbuf" in important
+    assert important.startswith("Packets dropped: 5 because the receivers do not keep up") and "--rcvbuf" in important
     assert said(book, Level.INFO) == ["Packets dropped: 3 because it has no flow; 4 because it is no IP."]
 
 
