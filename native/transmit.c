@@ -46,6 +46,7 @@
 
 /* How often a send is tried again that fails with an ICMP error about an earlier datagram. */
 #define TRIES 8u
+#define TRIES_TOO_BIG 2u /* with EMSGSIZE, which as a rule is about the very datagram */
 
 #define NONE GW_NO_DATAGRAM
 
@@ -354,7 +355,8 @@ static void send_messages(struct gw_transmit *transmit, const struct gw_way *way
 		if (error == EINTR)
 			continue;
 		gw_count(transmit->counters, GW_send_errors, 1);
-		if (way->kind == GW_WAY_CONNECTED && is_of_earlier(error) && ++refusals < TRIES)
+		if (way->kind == GW_WAY_CONNECTED && is_of_earlier(error) &&
+		    ++refusals < (error == EMSGSIZE ? TRIES_TOO_BIG : TRIES))
 			continue;
 		refusals = 0;
 		if (error == EAGAIN && flags == 0) {
