@@ -103,7 +103,7 @@ class Admission:
             if lack and self._make_room(self._candidates[eni]):
                 lack = self._lack()  # memory and threads come back only when the other endpoint is gone
             if lack:
-                self._tell(f"ENI ID {eni:017x} and others get no endpoint: {lack}.", now)
+                self._tell(f"{self._endpoints.settings.identities.of(eni)} and others get no endpoint: {lack}.", now)
                 return
             if not self._rate.take():
                 return
@@ -113,7 +113,7 @@ class Admission:
                 del self._candidates[eni]
             except OSError as error:
                 del self._candidates[eni]
-                self._tell(f"ENI ID {eni:017x} gets no endpoint: {error.strerror}.", now)
+                self._tell(f"{self._endpoints.settings.identities.of(eni)} gets no endpoint: {error.strerror}.", now)
                 return
 
     def _lack(self) -> Optional[str]:

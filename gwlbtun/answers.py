@@ -86,15 +86,15 @@ class Answers:
                    "secsSinceLastPacket": _seconds_since(own["last_in_ns"] or receiver.worker.started_ns)}
         for endpoint in self._chosen(asked):
             for tunnel in endpoint.tunnels:
-                yield from self._tunnel_threads(tunnel, identity.endpoint_id(endpoint.eni))
+                yield from self._tunnel_threads(tunnel, endpoint.identity)
 
     @staticmethod
-    def _tunnel_threads(tunnel: Tunnel, endpoint: str) -> Iterator[Row]:
+    def _tunnel_threads(tunnel: Tunnel, endpoint: identity.Identity) -> Iterator[Row]:
         for worker, own in tunnel.threads:
             last_ns = max(own.last_in_ns, own.last_out_ns, own.last_sent_ns)
             role = "to and from Linux" if tunnel.name.startswith("gwi") else "from Linux"
-            yield {**_thread(worker, role, endpoint, tunnel.name), "pkts": own.packets_out + own.packets_sent,
-                   "bytes": own.bytes_out + own.bytes_sent,
+            yield {**_thread(worker, role, endpoint.vpce, tunnel.name), "endpointName": endpoint.name,
+                   "pkts": own.packets_out + own.packets_sent, "bytes": own.bytes_out + own.bytes_sent,
                    "secsSinceLastPacket": _seconds_since(last_ns or worker.started_ns)}
 
     def drops(self, asked: Asked) -> Answer:

@@ -141,7 +141,9 @@ def settings_of(parser: argparse.ArgumentParser, arguments: List[str],
         settings, notes = Settings(**values).reconciled()
     except ValueError as error:
         parser.error(str(error))
-    remarks: Dict[str, str] = getattr(parser, "remarks", {})
+    # After other values of an option that gathers them, an empty one changes nothing.
+    remarks = {name: text for name, text in getattr(parser, "remarks", {}).items() if not isinstance(values[name], tuple)
+               or not values[name]}
     complaints = [f"--logging: {complaint}; ignored" for complaint in parse_levels(settings.logging)[1]]
     for note in (*remarks.values(), *notes, *complaints):
         print(f"gwlbtun: {note}", file=sys.stderr)

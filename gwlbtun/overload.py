@@ -16,7 +16,6 @@ import time
 from typing import Dict, List, Optional, Sequence, Set
 
 from .endpoints import Endpoints
-from .identity import endpoint_id
 from .logs import CORE, Log
 from .receiver import Receiver
 from .sieve import ENDPOINTS_MOST, LOSING_MOST, program
@@ -123,7 +122,8 @@ class Watch:
             self._names_most = max(NAMES_LEAST, self._names_most // 2)
 
     def _tell(self, losing: List[int]) -> None:
-        names = ", ".join(map(endpoint_id, losing[:NAMES_MOST])) + ", and others" * (len(losing) > NAMES_MOST)
+        named = map(self._endpoints.settings.identities.of, losing[:NAMES_MOST])
+        names = ", ".join(f"{each.vpce}{each.remark}" for each in named) + ", and others" * (len(losing) > NAMES_MOST)
         self._log.important(
             CORE, f"Overload: more comes from the load balancer than {self._receiver.worker.name} can carry. Until that is "
                   f"over, the kernel drops a part of what comes for {names or 'unknown endpoints'}; endpoints within their "

@@ -23,10 +23,13 @@ class Answer(NamedTuple):
 
 
 def whole_request(received: bytearray) -> Optional[bytes]:
-    """The request up to the end of its headers. None: more has to come. HTTP/0.9 sends a line alone; so does garbage."""
+    """The request up to the end of its headers. None: more has to come. HTTP/0.9 sends a line alone; so does garbage.
+
+    Empty lines before a request are none (RFC 9112, section 2.2).
+    """
     begun = bytes(received).lstrip(b"\r\n")
     line, newline, _ = begun.partition(b"\n")
-    if not begun or newline and len(line.split()) < 3:
+    if newline and len(line.split()) < 3:
         return line
     end = _END_OF_HEADERS.search(begun, len(line))
     return begun[:end.end()] if end else None

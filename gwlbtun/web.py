@@ -266,7 +266,8 @@ def listen(address: Address) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         for buffer, size in (socket.SO_SNDBUF, SEND_BYTES), (socket.SO_RCVBUF, RECEIVE_BYTES):
             listener.setsockopt(socket.SOL_SOCKET, buffer, size // 2)  # the kernel doubles it
-        listener.bind((address.host, address.port))
+        scoped = socket.getaddrinfo(*address, type=socket.SOCK_STREAM) if "%" in address.host else None  # fe80::1%eth0
+        listener.bind(scoped[0][4] if scoped else address)
         listener.listen(128)
         return listener
     except OSError as error:
@@ -295,4 +296,5 @@ def _why_not(address: Address, error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return (f"cannot answer health checks on {address.host}: this host does not have that address; give -p one that "
                 "`ip address` shows, or the port alone")
-    return f"cannot answer health checks on TCP port {address.port}: {error.strerror}"
+    advice = ": a port below 1024 takes the capability CAP_NET_BIND_SERVICE" if error.errno == errno.EACCES else ""
+    return f"cannot answer health checks on TCP port {address.port}: {error.strerror}{advice}"

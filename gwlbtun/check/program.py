@@ -97,7 +97,7 @@ def _geneve_port() -> Finding:
         try:
             probe.bind(("", PORT))
         except OSError as error:
-            return _taken(subject, f"sport = :{PORT}", "-lunpH", error.strerror,
+            return _taken(subject, f"sport = :{PORT}", "-lunpH", error.strerror or str(error),
                           f"end what uses it; if ss names nothing, `ip -d link | grep -B2 {PORT}` shows the kernel's")
     return Finding(Verdict.OK, subject, "is free")
 

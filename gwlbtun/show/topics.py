@@ -46,8 +46,9 @@ def _age(title: str) -> Column:
     return Column(title, lambda row: age(row.get("secsSinceLastPacket")), right=True)
 
 
-def _endpoint(row: Row) -> str:
-    return f"{row['endpoint']} ({row['name']})" if row.get("name") else str(row["endpoint"])
+def _endpoint(name: str) -> Column:
+    """name: the key of its name."""
+    return Column("ENDPOINT", lambda row: f"{row['endpoint']} ({row[name]})" if row.get(name) else row["endpoint"] or "-")
 
 
 def _state(row: Row) -> str:
@@ -74,7 +75,7 @@ def _protocol(row: Row) -> str:
 
 TOPICS: Dict[str, Topic] = {
     "endpoints": Topic(
-        columns=(Column("ENDPOINT", _endpoint), _text("gwi", "GWI"), _text("gwo", "GWO"), Column("STATE", _state),
+        columns=(_endpoint("name"), _text("gwi", "GWI"), _text("gwo", "GWO"), Column("STATE", _state),
                  Column("FLOWS", lambda row: str(row["flowsV4"] + row["flowsV6"]), right=True),
                  _number("pktsToLinux", "TO LINUX"), _number("pktsToGwlb", "TO GWLB"), _age("IDLE")),
         rates=(_size("pktsToLinuxPerSec", "IN/S"), _size("bytesToLinuxPerSec", "IN BIT/S", 8),
@@ -92,12 +93,13 @@ TOPICS: Dict[str, Topic] = {
                 "cookie", "attachment", "gwlbAddress", "gwlbPort", "ownAddress", "name"),
         counters=(), identity=(), empty="There is no such flow."),
     "threads": Topic(
-        columns=(_text("name", "NAME"), _text("role", "ROLE"), _text("endpoint", "ENDPOINT"),
+        columns=(_text("name", "NAME"), _text("role", "ROLE"), _endpoint("endpointName"),
                  _text("interface", "INTERFACE"), _number("tid", "TID"),
                  Column("CORES", lambda row: ranges(row["cores"])), _text("state", "STATE"), _number("pkts", "PACKETS"),
                  _size("bytes", "BYTES"), _age("IDLE")),
         rates=(_size("pktsPerSec", "PACKETS/S"), _size("bytesPerSec", "BIT/S", 8)),
-        fields=("name", "role", "interface", "tid", "cores", "state", "pkts", "bytes", "secsSinceLastPacket", "endpoint"),
+        fields=("name", "role", "interface", "tid", "cores", "state", "pkts", "bytes", "secsSinceLastPacket", "endpoint",
+                "endpointName"),
         counters=("pkts", "bytes"), identity=("tid",), empty="No such thread runs."),
     "drops": Topic(
         columns=(_text("reason", "REASON"), _number("pkts", "PACKETS"), _text("meaning", "MEANING")),

@@ -164,6 +164,13 @@ def test_a_python_too_old_is_told_so(monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+def test_an_empty_value_after_others_changes_nothing_and_is_not_remarked(capsys):
+    assert cli.parse(["--allow-from", "10.0.0.0/8", "--allow-from", ""]).allow_from
+    assert capsys.readouterr().err == ""
+    assert not cli.parse(["--allow-from", ""]).allow_from
+    assert "--allow-from is empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-"])
 def test_an_error_with_nowhere_to_tell_it_has_its_status(closed):
     command = f'"{sys.executable}" "{PROGRAM}" -t x {closed}'

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import socket
 import threading
+import time
 
 import pytest
 
@@ -190,6 +191,14 @@ def test_a_request_that_comes_byte_by_byte(serve):
         assert client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+def test_an_empty_line_ahead_is_no_request(serve):
+    with connect(serve()) as client:
+        client.sendall(b"\r\n")
+        time.sleep(0.1)
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert client.recv(15) == b"HTTP/1.1 200 OK"
+
+
 def test_who_connects_and_goes_is_not_worth_a_line(serve, book):
     port = serve()
     connect(port).close()
@@ -328,6 +337,14 @@ def test_at_one_address_only(serve, host, other):
     assert ask(host, port)[0] == 200
     with pytest.raises(ConnectionRefusedError):
         ask(other, port)
+
+
+def test_an_address_of_one_link(serve):
+    links = [name for _, name in socket.if_nameindex() if name != "lo"]
+    with pytest.raises(StartError, match="cannot answer health checks on"):
+        web.listen(Address("fe80::1%nowhere", 8080))
+    with pytest.raises(StartError, match="does not have that address"):
+        web.listen(Address(f"fe80::77%{(links or ['lo'])[0]}", 8080))
 
 
 def test_an_address_of_another_host(book):
