@@ -139,9 +139,9 @@ SANITIZED_TESTS ?= $(patsubst %,tests/daemon/test_%.py,soak path malformed endpo
 sanitize: packages $(SHIM) pytest
 	$(MAKE) --no-print-directory -j2 -O sanitize-thread sanitize-address
 
-# Every test but those of Python alone, in half an hour or more.
+# Every test but those of Python alone, with the path in the kernel and without, in an hour or more.
 sanitize-all:
-	$(MAKE) --no-print-directory sanitize SANITIZED_TESTS="tests/daemon tests/native tests/scripts"
+	$(MAKE) --no-print-directory sanitize KERNEL_PATH="off auto" SANITIZED_TESTS="tests/daemon tests/kernel tests/native tests/scripts"
 
 sanitize-thread:
 	$(MAKE) --no-print-directory sanitize-with SANITIZER=thread RUNTIME=libtsan.so
@@ -156,7 +156,7 @@ sanitize-with:
 	  CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$(SANITIZER) -fno-sanitize-recover=all"
 	tools/sanitized_python.sh $(firstword $(PYTEST)) $(RUNTIME) $(CURDIR)/build/$(SANITIZER)/python
 	cd build/$(SANITIZER) && PATH=$$PWD/python/bin:$$PATH GWLBTUN_SANITIZED=1 TAKEOVER_RATE=1000 \
-	  KERNEL_PATH=$(or $(KERNEL_PATH),off) \
+	  KERNEL_PATH="$(or $(KERNEL_PATH),off)" \
 	  python3 -m pytest --processes=2 -m "not costs and not unsanitized$(if $(HERE), and not debian)" $(SANITIZED_TESTS)
 
 # What the network and TUN may hand to the parsers, made up for TIME seconds.
