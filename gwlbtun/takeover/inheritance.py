@@ -132,8 +132,8 @@ class Inheritance:
             return old[0] if old else web.listen(before[0])
         for left in old:
             left.close()
-        self._log.important(CORE, f"Health checks move from {server.get('address')} to {address}. Hooks that know the port, such "
-                                  "as create-local.sh, have to run again.")
+        self._log.important(CORE, f"Health checks move from {server.get('address')} to {address}. Hooks that know the port, "
+                                  "such as create-local.sh, have to run again.")
         return found
 
     def claim(self, path: str) -> Optional[rendezvous.Claim]:
