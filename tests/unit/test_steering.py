@@ -3,10 +3,13 @@
 import collections
 import contextlib
 import ctypes
+import itertools
 import socket
 import struct
 
 import pytest
+
+from gwlbtun import overload
 from gwlbtun.sieve import ENDPOINTS_MOST, LOSING_MOST, fair_share, program
 from gwlbtun.steering import REST, Sight, Steering
 
@@ -255,3 +258,17 @@ def test_what_can_be_carried_passes_soon_after_a_flood_that_left_little_of_the_c
     queue.steer(steering, after, 1)
     assert queue.dropped - before < 60_000 * 0.1
     assert steering.calm > 10
+
+
+def test_looks_that_take_long_are_rarer(book, monkeypatch):
+    """Each takes a second of the thread's time; there may be many receivers."""
+    clock = itertools.count()
+    monkeypatch.setattr(overload.time, "thread_time", lambda: float(next(clock)))
+    waited = []
+
+    class Stopping:
+        def wait(self, seconds):
+            waited.append(seconds)
+            return len(waited) == 3
+    overload.Overload([], None, Stopping(), book.log)._run()
+    assert waited == [overload.LOOK_S, 1 / overload.SHARE, 1 / overload.SHARE]
