@@ -202,6 +202,13 @@ def test_any_state_is_survived(seed):
         assert in_a_child(work) == "", (seed, number)
 
 
+def test_a_state_that_would_be_cut_is_not_left(monkeypatch):
+    monkeypatch.setattr(state, "BYTES_MOST", 100)
+    assert state.read(state.write({"x": "y" * 80})) == {"x": "y" * 80}
+    with pytest.raises(OSError, match="the state is larger than"):
+        state.write({"x": "y" * 100})
+
+
 @pytest.mark.parametrize("octets", [b"", b"{", b"[]", b"7", b"\xff\xfe", b'{"takeover": 1', b'{"takeover": 0}', b"[" * 100_000])
 def test_what_is_no_state_leaves_a_program_that_starts_afresh(octets):
     def work():
