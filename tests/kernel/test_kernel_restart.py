@@ -19,8 +19,8 @@ def restarting(lab, tmp_path):
 
 @pytest.fixture
 def slow(lab, tmp_path, copy):
-    """One whose programs take two seconds to begin after a restart in place."""
-    slowed(copy, 2)
+    """One whose new program waits for begin() after a restart in place."""
+    slowed(copy, tmp_path)
     return Restarting(lab, tmp_path, command=[sys.executable, copy])
 
 
@@ -64,7 +64,7 @@ def test_while_the_process_is_being_replaced(slow):
     assert slow.lab.wait(slow.is_replaced)
     slow.send(100)
     assert slow.all_back() and slow.is_replaced() and slow.done() == 0
-    assert slow.lab.wait(lambda: slow.done() == 1)
+    slow.begin()
     assert slow.takes_kernel() == (20, 20)
 
 
@@ -92,7 +92,7 @@ def test_what_goes_up_meanwhile_waits_and_stays_in_order(slow):
     flow.renew(cookie=0x11111111)
     slow.send(30)
     assert slow.is_replaced() and len(slow.endpoint.received) == slow.sent - 30
-    assert lab.wait(lambda: slow.done() == 1)
+    slow.begin()
     slow.send(30)
     assert slow.all_back() and slow.in_order()
     assert slow.until_carried()
@@ -113,7 +113,8 @@ def test_the_kernel_sends_nothing_under_a_header_that_has_changed_meanwhile(slow
         lab.emit(slow.endpoint.gwo, slow.packet(port=2000, reply=True))
     lab.wait(lambda: lab.balancer.returned > returned, 0.3)
     assert slow.is_replaced() and lab.balancer.returned == returned
-    assert lab.wait(lambda: slow.done() == 1) and slow.ebpf()["headerChanges"] == 1
+    slow.begin()
+    assert slow.ebpf()["headerChanges"] == 1
     assert slow.all_back() and lab.wait(lambda: lab.balancer.returned == returned + 21)
     assert all("not a packet that this flow awaits" in line for line in lab.balancer.violations)
     lab.balancer.violations.clear()  # nobody had sent what Linux answered
@@ -144,7 +145,7 @@ def test_a_neighbour_that_changes_meanwhile_is_followed(slow):
     lab.outside.ip("link set eth0 address 02:00:00:00:99:01")
     lab.appliance.ip("neighbour flush dev eth0")
     assert slow.is_replaced()
-    assert lab.wait(lambda: slow.done() == 1)
+    slow.begin()
     assert slow.lab.wait(lambda: slow.ebpf()["links"] == [])
     slow.send(20)
     assert slow.all_back() and slow.until_carried()
@@ -156,7 +157,7 @@ def test_an_interface_that_is_deleted_meanwhile(slow):
     slow.hang_up()
     assert lab.wait(slow.is_replaced)
     lab.appliance.ip(f"link delete {slow.endpoint.gwi}")
-    assert lab.wait(lambda: slow.done() == 1)
+    slow.begin()
     slow.skip_lost()
     assert slow.until_carried() and slow.all_back()
 

@@ -24,6 +24,11 @@ class Restarting(Carrying, Restartable):
         """Whether the old program has gone, and the new one has yet to begin: it has no thread but the first."""
         return len(os.listdir(f"/proc/{self.daemon.pid}/task")) == 1
 
+    def begin(self):
+        """Has the new program begin (see slowed), and returns when it runs."""
+        (self.directory / "go").touch()
+        assert self.lab.wait(lambda: self.done() == 1)
+
     def traffic(self, flows=4, first=3000):
         """Within it, packets of some flows go both ways, with pauses in which they may change over to the kernel."""
         replies = itertools.cycle((False, True))
@@ -47,7 +52,11 @@ class Restarting(Carrying, Restartable):
         return True
 
 
-def slowed(copy, seconds):
-    """Has the program of a copy take that long to begin after a restart in place."""
+def slowed(copy, directory):
+    """Has the program of a copy wait for the file `go` before it begins after a restart in place."""
     begin = '    if not text:\n        return {}, ""\n'
-    patched(copy, "state.py", begin, f"{begin}    import time\n    time.sleep({seconds})\n")
+    patched(copy, "state.py", begin, f"""{begin}    import time
+    end = time.monotonic() + 60
+    while not os.path.exists({str(directory / "go")!r}) and time.monotonic() < end:
+        time.sleep(0.01)
+""")
