@@ -111,7 +111,7 @@ def test_programs_that_differ(lab, tmp_path, copy):
     with open(copy.parent / "gwlbtun" / "kernel" / "programs.txt", "a") as file:
         file.write("# These differ.\n")
     restarts(restarting, "")
-    assert restarting.until_carried(port=3000) and restarting.all_back()
+    assert restarting.until_carried(port=3000) and restarting.all_counted()
     assert restarting.daemon.health()["totals"]["pktsToGwlb"] == restarting.sent
     assert open_objects(restarting.daemon) == before and programs_at_uplink(lab) == 1
 

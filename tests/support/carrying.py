@@ -45,12 +45,26 @@ class Carrying:
     def ebpf(self):
         return self.daemon.health()["ebpf"]
 
+    def all_counted(self):
+        """The same, and whoever was behind has counted what it has sent."""
+        def counted():
+            sent, inner = self.sent, sum(map(len, self.endpoint.received))
+            least = {"pktsFromGwlb": sent, "pktsToLinux": sent, "pktsToGwlb": sent,
+                     "bytesFromGwlb": inner + 40 * sent, "bytesToLinux": inner, "bytesToGwlb": inner}
+            totals = self.daemon.health()["totals"]
+            return all(totals[key] >= count for key, count in least.items())
+        return self.all_back() and self.lab.wait(counted)
+
     def skip_lost(self):
-        """Sends until packets return again, and takes those before them for lost."""
-        before = len(self.endpoint.received)
-        while len(self.endpoint.received) == before:
-            self.send()
-        self.lab.balancer.wait(lambda: False, 0.2)
+        """Sends until packets return one by one, and takes for lost those before them that have not."""
+        def back():
+            return any(packet[28:] == newest[28:] for packet in self.endpoint.received[before:])
+        before, returned, end = len(self.endpoint.received), 0, time.monotonic() + 60
+        while returned < 2:  # the first may have overtaken one that has waited for a neighbour
+            assert time.monotonic() < end, "no packet returns"
+            newest = self.packet()
+            self.endpoint.send(newest)
+            returned += self.lab.wait(back, 1)
         self.sent = len(self.endpoint.received)
 
     def carried(self):
@@ -58,10 +72,10 @@ class Carrying:
         ebpf = self.ebpf()
         return ebpf["ingress"]["accelerated"], ebpf["egress"]["accelerated"]
 
-    def until_carried(self, most=400, **flow):
-        """Sends packets of a flow until one takes the kernel both ways; False: none does."""
-        before = self.carried()
-        for _ in range(most // 5):
+    def until_carried(self, most=400, seconds=60, **flow):
+        """Sends packets of a flow until one takes the kernel both ways; False: none of so many does, however slow they are."""
+        before, end, last = self.carried(), time.monotonic() + seconds, self.sent + most
+        while self.sent < last or time.monotonic() < end:
             self.send(5, **flow)
             now = self.carried()
             if now[0] > before[0] and now[1] > before[1]:
@@ -70,6 +84,7 @@ class Carrying:
 
     def takes_kernel(self, count=20, **flow):
         """How many of so many packets of a flow take the kernel: in, and back."""
+        assert self.all_back()  # else one of before could be counted
         before = self.carried()
         self.send(count, **flow)
         assert self.all_back()
@@ -80,6 +95,7 @@ class Carrying:
 
         The identification as well: connected sockets number their packets, but it means nothing where DF is set (RFC 6864).
         """
+        assert self.all_back()
         with self.lab.outside.entered():
             tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
         found = []
