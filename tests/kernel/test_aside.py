@@ -3,12 +3,13 @@
 import contextlib
 import select
 import socket
+import time
 
 import pytest
 
 import netns
 from gwlbtun import rtnetlink
-from gwlbtun.kernel.aside import Aside, Place
+from gwlbtun.kernel.aside import BURST, LINE_S, Aside, Place
 from turning import turn_until
 
 GWI, GWO = (7, 0), (7, 1)
@@ -70,9 +71,12 @@ def test_looking_is_no_change_to_look_at(stand):
     stand.watch()
     stand.space.run("tc", *"qdisc replace dev gwo root tbf rate 1mbit burst 10k latency 1s".split())
     stand.until(gwo=True)
-    stand.aside.hear()
-    stand.aside.look()
-    assert not select.select([stand.aside], [], [], 0.2)[0]
+    for _ in range(10):  # a report of the change itself may be late
+        stand.aside.hear()
+        stand.aside.look()
+        if not select.select([stand.aside], [], [], 0.2)[0]:
+            return
+    raise AssertionError("it never ends")
 
 
 def test_a_qdisc_that_shapes(stand, book):
@@ -170,10 +174,12 @@ def test_what_is_no_longer_watched(stand):
 
 
 def test_lines_come_at_a_bounded_rate(stand, book):
+    begin = time.monotonic()
     stand.watch()
     for _ in range(15):
         stand.foreign.add(socket.if_nametoindex("gwi"))
         stand.until(gwi=True)
         stand.foreign.clear()
         stand.until()
-    assert sum("What leaves by gwi" in line for line in book.lines()) <= 11
+    lines = sum("What leaves by gwi" in line for line in book.lines())
+    assert lines <= BURST + 1 + (time.monotonic() - begin) / LINE_S
