@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """A log of the daemon's, written to a file where a test reads it."""
+import functools
 import os
 import re
 import time
@@ -17,6 +18,7 @@ class Logbook:
         self._path = directory / "log"
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.log = Log(dict.fromkeys(SECTIONS, level), fd=self._fd, **options)
+        self.log.stop = functools.partial(self.log.stop, timeout=60)
         self.log.start()
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ def lines(ends, talk):
     log = Log(dict.fromkeys(SECTIONS, Level.DEBUGDETAIL), fd=writer.fileno())
     log.start()
     talk(log)
-    log.stop()
+    log.stop(timeout=60)
     return os.read(reader.fileno(), 65536).decode().splitlines()
 
 
