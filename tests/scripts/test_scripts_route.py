@@ -97,8 +97,9 @@ def test_hosts_of_two_endpoints_talk_through(lab, script, version):
 def test_traceroute_shows_the_appliance(lab, script, version):
     start(lab, script)
     for pair in [lab.pair(eni, gwlb.Forwarded()) for eni in (FIRST, SECOND)]:
+        ping(pair.client, pair.server.address(version))
         # By ICMP, which the firewall lets through.
-        shown = pair.client.namespace.run("traceroute", f"-{version}", "-I", "-n", "-q1", "-w5", "-m4",
+        shown = pair.client.namespace.run("traceroute", f"-{version}", "-I", "-n", "-q1", "-w30", "-m4",
                                           pair.server.address(version)).stdout
         hops = re.findall(r"^ *\d+ +(\S+)", shown, re.MULTILINE)
         assert hops == [(APPLIANCE, APPLIANCE_IPV6)[version == 6], pair.server.address(version)]
