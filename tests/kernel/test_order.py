@@ -9,7 +9,6 @@ import pytest
 import packets
 from carrying import Carrying
 from lab import CLIENT, SERVER
-from soak import ONE_WIRE
 
 FLOWS = 200
 CHANGES = 2000
@@ -72,8 +71,7 @@ def another_header(numbered, flow):
     [a_packet_that_does_not_fit], [another_header], [a_packet_that_does_not_fit, another_header]])
 def test_no_packet_overtakes_another_in_thousands_of_changes(lab, leaving):
     carrying = Carrying(lab, "--udpthreads", 2, "--tunthreads", 2)
-    for side in lab.outside, lab.appliance:
-        side.run("sh", "-c", ONE_WIRE)
+    lab.one_wire()
     numbered, changes, turns = Numbered(carrying.endpoint), 0, itertools.cycle(leaving)
     numbered.send_all()  # when Linux has found a neighbour, what it sends then may overtake what has waited for that
     assert numbered.all_back(lab)

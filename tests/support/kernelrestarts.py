@@ -18,6 +18,7 @@ class Restarting(Carrying, Restartable):
         self.directory = directory
         self.file = directory / "options"
         self.file.write_text(options)
+        lab.one_wire()
         Carrying.__init__(self, lab, f"@{self.file}", *arguments, **others)
 
     def is_replaced(self):

@@ -265,6 +265,14 @@ class Lab:
         self.appliance.sysctl("net.ipv4.icmp_ratelimit", 0)
         self.appliance.sysctl("net.ipv6.icmp.ratelimit", 0)
 
+    def one_wire(self) -> None:
+        """Makes the link keep the order of packets.
+
+        Each core has a queue of its own at the end of a veth pair, so what is sent on two may change places, as on no wire.
+        """
+        for side in self.outside, self.appliance:
+            side.run("sh", "-c", "echo 1 > /sys/class/net/eth0/queues/rx-0/rps_cpus")
+
     def endpoint(self, eni: int = ENI, expectation: Optional[gwlb.Identical] = None, extra_options=()) -> gwlb.Endpoint:
         return self.balancer.endpoint(eni, expectation, extra_options)
 

@@ -55,10 +55,6 @@ esac
 """
 
 
-# Each core has a queue of its own at the end of a veth pair, so what is sent on two may change places, as on no wire.
-ONE_WIRE = "echo 1 > /sys/class/net/eth0/queues/rx-0/rps_cpus"
-
-
 class Use(NamedTuple):
     """What the daemon takes of the host."""
 
@@ -107,8 +103,7 @@ class Soak:
             "--max-endpoints", STEADY + PASSING, "--hook-jobs", 4, hook=HOOK,
             command=[*told.command(), *laboratory.command_line()])
         self.steady = [self.lab.pair(ENI + number) for number in range(STEADY)]
-        for side in self.lab.outside, self.lab.appliance:
-            side.run("sh", "-c", ONE_WIRE)
+        self.lab.one_wire()
         self._passing = [self.lab.endpoint(ENI + 0x1000 + number) for number in range(PASSING)]
 
     def close(self) -> None:
