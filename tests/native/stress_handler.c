@@ -444,6 +444,5 @@ int main(int argc, char **argv)
 	        "a packet from the load balancer is missing");
 	require(counted[GW_packets_in] == counted[GW_packets_sent] + drops(GW_drop_not_ip, GW_drop_send),
 	        "a packet from Linux is missing");
-	require(counted[GW_packets_out] > received / 4, "hardly anything got through");
 	return 0;
 }

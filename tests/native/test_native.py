@@ -2,6 +2,7 @@
 """The C parts by themselves: against their oracles in Python, and under stress with the sanitizers."""
 import ctypes
 import random
+import re
 import struct
 import subprocess
 from ctypes import POINTER, byref, c_bool, c_char_p, c_size_t, c_uint, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p
@@ -409,4 +410,10 @@ def test_flow_table_and_ring_under_stress(sanitizer):
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_all_threads_while_endpoints_come_and_go(sanitizer):
-    programs.run([programs.sanitized(sanitizer, "stress_handler"), 30000])
+    def share():
+        """Of the packets, what came through: how many find an endpoint is a matter of luck."""
+        said = programs.run([programs.sanitized(sanitizer, "stress_handler"), 30000])
+        received, passed = map(int, re.search(r"received (\d+), to Linux (\d+)", said).groups())
+        return passed / received
+
+    assert any(share() > 1 / 4 for _ in range(3))
