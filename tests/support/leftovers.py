@@ -10,7 +10,7 @@ import pytest
 import netns
 
 MARK = "GWLBTUN_TESTS"  # what every process that a test starts has in its environment, unless it clears that
-PATIENCE_S = 5          # for what is about to end
+PATIENCE_S = float(os.environ.get(f"{MARK}_PATIENCE_S", 60))  # for what is about to end
 
 
 @pytest.fixture(scope="module", autouse=True)

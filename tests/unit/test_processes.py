@@ -98,7 +98,7 @@ def test_it_stops_when_it_is_told_to(suite):
 
 @pytest.mark.parametrize("kill", [os.kill, os.killpg])
 def test_an_interruption_undoes_what_fixtures_have_made(start, tmp_path, kill):
-    process, record = start("--processes=2", NAP="1"), tmp_path / "record"
+    process, record = start("--processes=2", NAP="10"), tmp_path / "record"
     while not record.exists() or "last" not in record.read_text():
         assert process.poll() is None
         time.sleep(0.01)
@@ -112,7 +112,7 @@ LEAVES = "import subprocess\ndef test_leaves(): subprocess.Popen(['sleep', '60']
 
 
 def test_a_module_that_leaves_a_process_behind_fails(suite):
-    status, said = suite("--processes=2", more=LEAVES)
+    status, said = suite("--processes=2", more=LEAVES, GWLBTUN_TESTS_PATIENCE_S="5")
     left = re.search(r"the tests of this module have left behind: process (\d+) sleep 60", said)
     os.kill(int(left[1]), 9)
     assert status == 1 and "9 passed, 1 warning, 1 error in" in said, said

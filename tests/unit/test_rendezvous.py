@@ -107,7 +107,8 @@ def test_what_a_killed_daemon_left_is_replaced(path, log):
     ours.release()
 
 
-def test_of_many_that_start_at_once_one_gets_a_stale_path(path, log):
+def test_of_many_that_start_at_once_one_gets_a_stale_path(path, log, monkeypatch):
+    monkeypatch.setattr(rendezvous, "LOCK_S", 60)
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(path)
     got, lock = [], threading.Lock()
