@@ -104,7 +104,7 @@ def test_an_endpoint_that_only_the_kernel_works_for_is_not_idle(lab):
 
 def test_a_tap_sees_what_leaves_while_it_is_there(lab):
     carrying = Carrying(lab)
-    assert carrying.until_carried()
+    assert carrying.until_carried() and carrying.all_back()
     with lab.appliance.entered():
         tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
     with tap:
