@@ -80,6 +80,7 @@ def test_whoever_may_not_come_in_any_more_does_not_by_the_kernel_either(lab, tmp
     flow = {"port": next(port for port in range(3000, 4000)
                          if endpoint.flow(restarting.packet(port=port)).envelope.address == BALANCER[1])}
     assert restarting.until_carried(**flow)
+    assert restarting.all_back()
     restarting.restart(options)
     before, returned = restarting.carried(), len(endpoint.received)
     restarting.send(20, **flow)
