@@ -113,7 +113,8 @@ def fetch(series: str, package: str, options: List[str]) -> Kernel:
         say(f"fetches {package}")
         shutil.rmtree(tree, ignore_errors=True)
         tree.mkdir(parents=True)
-        subprocess.run(["apt-get", *options, "download", "-qq", package], check=True, cwd=tree)
+        parts = parts_of(package, output("apt-cache", *options, "depends", package))
+        subprocess.run(["apt-get", *options, "download", "-qq", *parts], check=True, cwd=tree)
         for file in tree.glob("*.deb"):
             subprocess.run(["dpkg-deb", "-x", str(file), str(tree)], check=True)
             file.unlink()
@@ -121,6 +122,13 @@ def fetch(series: str, package: str, options: List[str]) -> Kernel:
         (tree / "complete").touch()
     release = release_of(tree)
     return Kernel(series, release, tree / "boot" / f"vmlinuz-{release}", tree / "lib" / "modules")
+
+
+def parts_of(package: str, depends: str) -> List[str]:
+    """The packages that a kernel is in: since 7.3 the modules and the image itself have their own, of the same release."""
+    release = package[len("linux-image"):]
+    others = re.findall(r"^ *Depends: (linux-\S+)", depends, re.MULTILINE)
+    return [package, *(name for name in others if name.endswith(release))]
 
 
 def release_of(tree: Path) -> str:

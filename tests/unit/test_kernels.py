@@ -17,6 +17,22 @@ def test_the_newest_package_of_each_series():
         ("6.12", "linux-image-6.12.118+deb13-cloud-amd64")]
 
 
+def test_the_packages_that_one_kernel_is_in():
+    package = "linux-image-7.3.4+deb13-cloud-amd64"
+    depends = f"""{package}
+  PreDepends: linux-base
+ |Depends: dracut
+  Depends: <linux-initramfs-tool>
+  Depends: linux-base-7.3.4+deb13-cloud-amd64
+  Depends: linux-binary-7.3.4+deb13-cloud-amd64
+  Depends: linux-modules-7.3.4+deb13-cloud-amd64
+"""
+    assert kernels.parts_of(package, depends) == [package, *(
+        f"linux-{part}-7.3.4+deb13-cloud-amd64" for part in ("base", "binary", "modules"))]
+    assert kernels.parts_of("linux-image-6.1.0-56-cloud-amd64", "  Depends: kmod\n  Depends: linux-base\n") == [
+        "linux-image-6.1.0-56-cloud-amd64"]
+
+
 def test_an_entry_of_the_archive():
     """cpio(5), "New ASCII Format": a head of 110 characters, the name, the content, each up to a multiple of four bytes."""
     found = kernels.entry("bin/x", b"hello", 0o100755)
