@@ -203,22 +203,25 @@ class Balancer:
         end = geneve.BASE_SIZE + (payload[0] & 0x3F) * 4 if payload else 0
         header, packet = payload[:end], payload[end:]
         with self._lock:
-            self.returned += 1
             flow = self._flows.get(header)
             found = ["altered header or unknown cookie"] if flow is None else self._judge(flow, header, outer, packet)
             if flow is None or found:
                 self._note(f"{'; '.join(found)}: {describe(payload)}")
-                return
-            flow.returned += 1
+            else:
+                self._deliver(flow, packet)
+            self.returned += 1
+
+    def _deliver(self, flow: Flow, packet: bytes) -> None:
         host = flow.endpoint.hosts.get(destination(packet))
         if host is None:
             flow.endpoint.keep(packet)
-            return
-        try:
-            host.deliver(packet)
-        except OSError as error:
-            if error.errno != errno.EIO:  # the host's interface is down
-                raise
+        else:
+            try:
+                host.deliver(packet)
+            except OSError as error:
+                if error.errno != errno.EIO:  # the host's interface is down
+                    raise
+        flow.returned += 1
 
     def _judge(self, flow: Flow, header: bytes, outer: Outer, packet: bytes) -> List[str]:
         """What is wrong with a packet that came back under the header of a flow."""

@@ -35,7 +35,7 @@ class Balancer(balancer.Balancer):
     def __init__(self, namespace: Namespace, addresses: Sequence[str], appliance: str,
                  impairment: Optional[Impairment] = None):
         self.impairment = impairment
-        self.counters = Counters()
+        self._counters = Counters()
         self._delayed: List[Tuple[float, int, Flow, bytes]] = []
         self._order = itertools.count()
         super().__init__(namespace, addresses, appliance)
@@ -63,14 +63,21 @@ class Balancer(balancer.Balancer):
             return sum(len(entries) for endpoint in self.endpoints for flow in set(endpoint.flows.values())
                        for entries in flow.awaited.values())
 
+    @property
+    def counters(self) -> Counters:
+        """What passed: whatever a host has been given is counted."""
+        with self._lock:
+            return self._counters
+
     def wait(self, condition: Callable[[], bool], timeout: float = 60) -> bool:
-        """Waits until a condition holds; whether it did in time."""
+        """Waits until a condition holds, and what came back until then is counted; whether it did in time."""
         end = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > end:
                 return False
             time.sleep(0.002)
-        return True
+        with self._lock:
+            return True
 
     # ---- Towards the appliance ---------------------------------------------------------------------------------------
 
@@ -135,12 +142,14 @@ class Balancer(balancer.Balancer):
     # ---- From the appliance ------------------------------------------------------------------------------------------
 
     def _accept(self, payload: bytes, outer: Outer) -> None:
-        with self._lock:
-            self.counters.returned += 1
-        super()._accept(payload, outer)
+        with self._lock:  # whoever takes it finds all of this done, or nothing
+            super()._accept(payload, outer)
+            self._counters.returned += 1
 
     def _judge(self, flow: Flow, header: bytes, outer: Outer, packet: bytes) -> List[str]:
         under = Envelope(header, outer.destination, outer.destination_port)
-        found = list(faults.outer(flow, under, outer.source, outer.ttl)) or faults.inner(flow, under, packet)
-        self.counters.delivered += not found
-        return found
+        return list(faults.outer(flow, under, outer.source, outer.ttl)) or faults.inner(flow, under, packet)
+
+    def _deliver(self, flow: Flow, packet: bytes) -> None:
+        super()._deliver(flow, packet)
+        self.counters.delivered += 1
