@@ -23,7 +23,7 @@ def terminate(lab, daemon):
 
 def test_it_works_on_unhealthy_and_stops_cleanly(lab):
     hook = PASSTHROUGH + 'echo "$1" >> "$0.calls"\n'
-    daemon = lab.start("--drain", 2, hook=hook.replace("|| exit 0", '|| { echo "$1" >> "$0.calls"; exit 0; }'))
+    daemon = lab.start("--drain", 15, hook=hook.replace("|| exit 0", '|| { echo "$1" >> "$0.calls"; exit 0; }'))
     old, new = lab.endpoint(), lab.endpoint(ENI + 1)
     assert lab.carries(old, udp(0))
     terminate(lab, daemon)
@@ -36,11 +36,11 @@ def test_it_works_on_unhealthy_and_stops_cleanly(lab):
         time.sleep(0.01)
     assert daemon.process.returncode == 0
     assert (lab.directory / "hook.sh.calls").read_text().split() == ["CREATE"] * 2 + ["DESTROY"] * 2
-    assert daemon.log().count("draining for 2 s, unhealthy") == daemon.log().count("Drained: stopping.") == 1
+    assert daemon.log().count("draining for 15 s, unhealthy") == daemon.log().count("Drained: stopping.") == 1
 
 
 def test_packets_that_wait_for_a_hook_are_delivered(lab, tmp_path):
-    daemon = lab.start("--drain", 2, hook=PASSTHROUGH.replace(
+    daemon = lab.start("--drain", 10, hook=PASSTHROUGH.replace(
         "|| exit 0\n", f"|| exit 0\nuntil [ -e {tmp_path}/go ]; do sleep 0.01; done\n"))
     endpoint = lab.endpoint()
     for number in range(50):

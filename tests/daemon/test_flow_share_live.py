@@ -27,7 +27,7 @@ def fragment(number):
 @pytest.mark.parametrize("packet, options", [(five_tuple, ()), (fragment, ()), (five_tuple, LONG)],
                          ids=["5-tuples", "fragments", "long headers"])
 def test_replies_of_quiet_flows_find_their_way_after_a_flood_in_another_endpoint(lab, packet, options):
-    daemon = lab.start("--max-flows", 1024, hook=None)
+    daemon = lab.start("--max-flows", 1024, "--udp-idle", 86400, hook=None)
     quiet = lab.endpoint(expectation=gwlb.WellFormed())
     ports = range(2000, 2000 + QUIET)
     for port in ports:

@@ -63,6 +63,7 @@ def test_json_has_its_shape_and_the_very_figures(lab):
     daemon = lab.start("--udpthreads", "2", "--tunthreads", "2", "-i", "77")
     assert mismatches(daemon.health(), SCHEMA) == [] and daemon.health()["enis"] == []
     sent = carry(lab)
+    assert lab.wait(lambda: sum(eni["tunnelIn"]["pktsOut"] for eni in daemon.health()["enis"]) == 19)  # told after the write
     status, headers, body = daemon.get()
     assert status == 200
     assert headers["Content-Type"].split(";")[0] == "application/json"
@@ -113,6 +114,8 @@ def test_json_has_all_the_keys_in_the_order_monitoring_knows(lab):
 def test_text_says_the_same(lab):
     daemon = start_text(lab)
     sent = carry(lab)
+    written = re.compile(r"^Interface gwi-\w+: (\d+) packets out to OS", re.MULTILINE)
+    assert lab.wait(lambda: sum(map(int, written.findall(daemon.get()[2].decode()))) == 19)
     status, headers, body = daemon.get("/whatever?path=1")
     assert status == 200 and headers["Content-Type"].startswith("text/html")
     text = body.decode()

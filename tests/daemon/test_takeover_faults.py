@@ -181,14 +181,14 @@ def test_a_dist_file_that_becomes_garbage_after_its_rehearsal(lab, tmp_path, one
 
 
 def test_no_restart_while_it_drains(lab, tmp_path):
-    restartable = Restartable(lab, tmp_path, "--drain", 3)
+    restartable = Restartable(lab, tmp_path, "--drain", 15)
     restartable.exchange()
     restartable.daemon.process.send_signal(signal.SIGTERM)
     assert lab.wait(lambda: restartable.daemon.get()[0] == 503)
     restartable.hang_up()
     assert lab.wait(lambda: "SIGHUP: gwlbtun drains, so there is no restart in place." in restartable.daemon.log())
     restartable.exchange()
-    assert restartable.daemon.process.wait(30) == 0 and restartable.told() == []
+    assert restartable.daemon.process.wait(60) == 0 and restartable.told() == []
     assert restartable.ran() == ["CREATE", "DESTROY"]
 
 

@@ -66,6 +66,8 @@ def test_a_hundred_thousand_packets_over_a_thousand_flows_and_four_endpoints(lab
     assert [len(endpoint.flows) for endpoint in endpoints] == [FLOWS // ENDPOINTS] * ENDPOINTS
     assert all(endpoint.flows.keys() == endpoints[0].flows.keys() for endpoint in endpoints)
 
+    # What goes to Linux is counted after it was written.
+    assert lab.wait(lambda: sum(eni["tunnelIn"]["pktsOut"] for eni in daemon.health()["enis"]) == PACKETS)
     health = daemon.health()
     assert health["totals"]["framesToLinux"] < PACKETS, "none was merged"
     threads = health["udp"]["UDPPacketReceiver"]["threads"]
