@@ -16,6 +16,7 @@ from .hooktally import HookTally
 from .identity import Identity
 from .jobs import Jobs
 from .kernel.path import Path
+from .listener import wait_for_readers
 from .logs import CORE, Log
 from .lookout import Lookout
 from .settings import Settings
@@ -254,7 +255,7 @@ class Endpoints:
                                   f"{endpoint.identity.interfaces}.")
 
     def stop(self) -> None:
-        """Destroys all endpoints, and returns when they are gone. The receivers must have ended."""
+        """Destroys all endpoints. Returns when they are gone, and their hooks are heard. The receivers must have ended."""
         with self._lock:
             leaving = list(self._unburied)
             for endpoint in leaving:
@@ -265,6 +266,7 @@ class Endpoints:
         with self._changed:
             while not self._changed.wait_for(lambda: not self._unburied, WAKE_S):
                 self._jobs.tick()
+        wait_for_readers()
 
     def _bury(self, endpoint: Endpoint) -> None:
         """The last act of an endpoint. Only its counts remain."""

@@ -17,7 +17,7 @@ from typing import Callable, Iterator, Optional, Set, Tuple
 
 from . import privilege
 from .identity import Identity
-from .listener import Listener
+from .listener import READER_S, Listener
 from .logs import CORE, Log
 from .netns import Namespace, inside
 from .turns import Turn
@@ -27,7 +27,6 @@ GRACE_S = 5.0        # for a create hook that still runs when gwlbtun stops
 KILL_S = 2.0         # between SIGTERM and SIGKILL
 POLL_S = 0.1
 FIRST_REMINDER_S = 5.0
-READER_S = 0.5       # for the last lines of a hook, when others still hold its output open
 
 _SIGNALS_TO_DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM)  # Python ignores the first two
 
@@ -77,9 +76,8 @@ class Hook:
         """Starts it. Returns its process, and the thread that hears it."""
         output, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            reader = Worker(self._log, "gwlbtun Hook", lambda: self._listener.read(output), vital=True)
             try:
-                reader.start()
+                reader = self._listener.start(output)
             except RuntimeError:
                 os.close(output)
                 raise

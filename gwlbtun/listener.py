@@ -6,6 +6,7 @@ second for what stays in the background. One line says how many more there were.
 """
 import collections
 import contextlib
+import select
 import threading
 import time
 from typing import Deque, Dict, Iterator, List
@@ -18,6 +19,9 @@ LATER_LINES = 5
 LATER_S = 1.0
 LINE_BYTES = 1_000   # longer ones are cut into several
 KEPT_LINES = 10      # the last ones, shown when a hook fails
+READER_S = 0.5       # for the last lines of a hook, when others still hold its output open
+READER_MOST_S = 3.0  # for lines that are there to be read
+POLL_S = 0.01
 
 
 _heard: Dict[int, str] = {}  # by the descriptor that is read: what it is called
@@ -26,6 +30,18 @@ _heard: Dict[int, str] = {}  # by the descriptor that is read: what it is called
 def heard() -> Dict[int, str]:
     """The outputs that are read now, and what they are called."""
     return dict(_heard)
+
+
+def wait_for_readers() -> None:
+    """Returns when what hooks have printed is in the log, or in a while: what they leave running may print for ever."""
+    begin = time.monotonic()
+    while _heard:
+        unread = select.poll()
+        for output in heard():
+            unread.register(output, select.POLLIN)
+        if time.monotonic() - begin >= (READER_MOST_S if unread.poll(0) else READER_S):
+            return
+        time.sleep(POLL_S)
 
 
 @contextlib.contextmanager
@@ -40,7 +56,7 @@ def go_on_hearing(log: Log, output: int, title: str) -> None:
     """Reads what another program of this process has read so far. Raises RuntimeError when there is no room for a thread."""
     listener = Listener(log, title)
     listener.end_run()
-    Worker(log, "gwlbtun Hook", lambda: listener.read(output), vital=True).start()
+    listener.start(output)
 
 
 class Listener:
@@ -59,10 +75,20 @@ class Listener:
     def too_much(self) -> bool:
         return self._untold > 0
 
+    def start(self, output: int) -> Worker:
+        """Returns the thread that reads. Raises RuntimeError when there is no room for it; the output stays open then."""
+        reader = Worker(self._log, "gwlbtun Hook", lambda: self.read(output), vital=True)
+        _heard[output] = self._title  # before it starts, so that it is waited for
+        try:
+            reader.start()
+        except RuntimeError:
+            del _heard[output]
+            raise
+        return reader
+
     def read(self, output: int) -> None:
         """Reads until no process holds the other end; background processes of the hook may, for long. Closes output."""
         rest = b""
-        _heard[output] = self._title
         with _forgotten(output), open(output, "rb", buffering=0) as pipe:
             while True:
                 data = pipe.read(65536)
