@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """The life of the daemon where parts meet: hooks that hang, stops in between, endpoints that come back early."""
+import re
 import signal
 
 import pytest
@@ -105,12 +106,38 @@ def test_stopping_needs_no_new_thread_but_those_that_hear_hooks(lab, tmp_path):
     endpoint = lab.endpoint()
     endpoint.send(udp())
     assert lab.wait(lambda: daemon.eni(endpoint) and daemon.eni(endpoint)["state"] == "up")
+    daemon.wait_hooks_read()
     before = daemon.threads_but_tunnels()
     daemon.process.send_signal(signal.SIGTERM)
     assert lab.wait(lambda: "gwlbtun Hook" in daemon.threads().values())
     assert {name for thread, name in daemon.threads_but_tunnels().items() if thread not in before} == {"gwlbtun Hook"}
     (tmp_path / "go").touch()
     assert daemon.process.wait(60) == 0
+
+
+# The command, whose readers of hooks are slow.
+SLOW_READERS = """
+import sys, time
+sys.path.insert(0, {root!r})
+from gwlbtun import cli, listener
+
+hear = listener.Listener._hear
+listener.Listener._hear = lambda self, text: (time.sleep(0.3), hear(self, text))
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_the_last_words_of_a_hook_are_in_the_log(lab, tmp_path, monkeypatch):
+    program = tmp_path / "gwlbtun.py"
+    program.write_text(SLOW_READERS.format(root=str(PROGRAM.parent)))
+    monkeypatch.setattr("lab.PROGRAM", program)
+    daemon = lab.start(hook=PASSTHROUGH.replace("exit 0", "{ echo going; echo gone; exit 0; }"))
+    endpoint = lab.endpoint()
+    assert lab.carries(endpoint, udp())
+    assert daemon.stop() == 0
+    hook = f"DESTROY hook of {endpoint.gwi}: "
+    assert re.findall(f"{hook}(.*)", daemon.log()) == ["going", "gone"]
+    assert daemon.log().splitlines()[-1].endswith("Stopped.")
 
 
 # The command, to which no child is granted until there is a file.
@@ -151,9 +178,9 @@ def test_hooks_that_number_what_they_make_work_for_endpoints_that_come_at_once(l
     assert lab.wait(lambda: all(endpoint.received for endpoint in endpoints))
 
 
-@pytest.mark.parametrize("jobs", [1, 4])
-def test_no_create_hook_begins_after_a_stop(lab, tmp_path, jobs):
-    hook = lab.hook(f'#!/bin/sh\necho "$1" >> {tmp_path}/runs\n[ "$1" = DESTROY ] || sleep 0.5\n')
+@pytest.mark.parametrize("jobs, pause", [(1, 0.5), (4, 2)])
+def test_no_create_hook_begins_after_a_stop(lab, tmp_path, jobs, pause):
+    hook = lab.hook(f'#!/bin/sh\necho "$1" >> {tmp_path}/runs\n[ "$1" = DESTROY ] || sleep {pause}\n')
     daemon = lab.start("--hook-jobs", jobs, "-c", hook, "-r", hook, hook=None)
     endpoints = [lab.endpoint(ENI + number) for number in range(40)]
     for endpoint in endpoints:

@@ -8,6 +8,7 @@ import pytest
 import gwlb
 import packets
 from lab import CLIENT, ENI, HEALTH_PORT, PASSTHROUGH, SERVER, command_line
+from restarts import again_and_again
 
 PACKET = packets.udp(CLIENT[0], SERVER[0], 1, 2, b"x")
 
@@ -132,20 +133,16 @@ def test_without_a_hook_packets_reach_linux_and_end_there(lab):
 
 
 def test_an_idle_endpoint_is_destroyed_and_made_anew_by_its_next_packet(lab):
-    daemon = lab.start("-t", "1", hook=RECORDED)
+    daemon = lab.start("-t", "4", hook=RECORDED)
     endpoint, busy = lab.endpoint(), lab.endpoint(ENI + 1)
-
-    def others_stay():
-        busy.send(PACKET)
-        return daemon.eni(endpoint) is None
-
-    for life in 1, 2:
-        endpoint.send(numbered(life))
-        assert lab.wait(lambda: endpoint.received == [numbered(number) for number in range(1, life + 1)])
-        assert daemon.eni(endpoint)["v4FlowCache"]["size"] == 1
-        assert lab.wait(others_stay)
-        assert lab.wait(lambda: endpoint.gwi not in interfaces(lab))
-    assert busy.gwi in interfaces(lab)
+    with again_and_again(lambda: busy.send(PACKET), 0.1):
+        for life in 1, 2:
+            endpoint.send(numbered(life))
+            assert lab.wait(lambda: endpoint.received == [numbered(number) for number in range(1, life + 1)])
+            assert daemon.eni(endpoint)["v4FlowCache"]["size"] == 1
+            assert lab.wait(lambda: daemon.eni(endpoint) is None)
+            assert lab.wait(lambda: endpoint.gwi not in interfaces(lab))
+        assert busy.gwi in interfaces(lab)
     assert [line.split()[1] for line in calls(lab) if endpoint.gwi in line] == ["CREATE", "DESTROY"] * 2
     assert [line.split()[1] for line in calls(lab) if busy.gwi in line] == ["CREATE"]
     assert lab.wait(lambda: len(busy.received) == lab.balancer.counters.sent - 2)
@@ -156,25 +153,24 @@ def test_an_idle_endpoint_is_destroyed_and_made_anew_by_its_next_packet(lab):
 @pytest.mark.parametrize("direction", ["in", "out"])
 def test_traffic_in_one_direction_keeps_an_endpoint(lab, direction):
     """Packets from the load balancer, or packets from Linux, for twice the time after which it would go."""
-    daemon = lab.start("-t", "2", hook=RECORDED)
+    daemon = lab.start("-t", "3", hook=RECORDED)
     endpoint, clock = lab.endpoint(expectation=gwlb.WellFormed()), lab.endpoint(ENI + 1)
     endpoint.send(PACKET)
     assert lab.wait(lambda: endpoint.received == [PACKET])
     if direction == "in":
         lab.appliance.run("tc", "filter", "del", "dev", endpoint.gwi, "ingress")
-    # An endpoint without traffic tells the time: it goes twice.
-    for _ in range(2):
-        clock.send(PACKET)
-        assert lab.wait(lambda: daemon.eni(clock) is not None)
 
-        def clock_is_gone():
-            if direction == "in":
-                lab.balancer.inject(endpoint.flow(PACKET).envelope.header + PACKET)
-            else:
-                lab.emit(endpoint.gwo, PACKET)
-            return daemon.eni(clock) is None
+    def send():
+        if direction == "in":
+            lab.balancer.inject(endpoint.flow(PACKET).envelope.header + PACKET)
+        else:
+            lab.emit(endpoint.gwo, PACKET)
 
-        assert lab.wait(clock_is_gone)
+    with again_and_again(send, 0.1):
+        for _ in range(2):  # an endpoint without traffic tells the time: it goes twice
+            clock.send(PACKET)
+            assert lab.wait(lambda: daemon.eni(clock) is not None)
+            assert lab.wait(lambda: daemon.eni(clock) is None)
     assert [line.split()[1] for line in calls(lab) if endpoint.gwi in line] == ["CREATE"]
 
 
@@ -189,7 +185,7 @@ def test_a_clean_stop_lets_what_has_come_through_and_destroys_all(lab, number):
     begin = time.monotonic()
     daemon.process.send_signal(number)
     assert daemon.process.wait(60) == 0
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 20
     assert sorted(line.split()[1] for line in calls(lab)) == ["CREATE"] * 5 + ["DESTROY"] * 5
     assert interfaces(lab) == []
     assert daemon.log().splitlines()[-1].endswith("Stopped.")
@@ -313,8 +309,9 @@ def test_descriptors_and_threads_of_endpoints_that_went_are_given_back(lab):
         assert lab.wait(lambda: daemon.eni(endpoint) is None)
         assert lab.wait(lambda: endpoint.gwi not in interfaces(lab))
         assert lab.wait(lambda: not any(" T0" in name for name in daemon.threads().values()))
+        daemon.wait_hooks_read()
         counts.append((daemon.descriptors(), len(daemon.threads())))
-    assert counts[0] == counts[1] == counts[2]
+        assert lab.wait(lambda: (daemon.descriptors(), len(daemon.threads())) == counts[0]), counts
 
 
 def test_a_second_daemon_is_refused_and_disturbs_nothing(lab):

@@ -52,6 +52,7 @@ def started(lab, *arguments, **options):
     daemon = lab.start("--udpthreads", 2, "--tunthreads", 2, *arguments, **options)
     old, new = lab.endpoint(), lab.endpoint(ENI + 1)
     assert lab.carries(old, PACKET)
+    daemon.wait_hooks_read()
     return daemon, old, new
 
 

@@ -117,7 +117,7 @@ def test_drops_are_those_of_the_endpoint_and_the_interface(lab):
 
 
 def test_the_drops_and_packets_of_endpoints_that_are_gone_stay_in_the_totals(lab):
-    daemon = lab.start("-t", "1")
+    daemon = lab.start("-t", "5")
     endpoint = lab.endpoint()
     endpoint.send(udp(0))
     assert lab.wait(lambda: endpoint.received)
@@ -132,7 +132,7 @@ def test_the_drops_and_packets_of_endpoints_that_are_gone_stay_in_the_totals(lab
 
 @pytest.mark.parametrize("count", [1, 50])
 def test_packets_that_waited_in_vain_are_counted_when_their_endpoint_goes(lab, count):
-    daemon = lab.start("-t", "2", "--require-hook", hook=PASSTHROUGH + "exit 1\n")
+    daemon = lab.start("-t", "5", "--require-hook", hook=PASSTHROUGH + "exit 1\n")
     endpoint = lab.endpoint()
     for number in range(count):
         endpoint.send(udp(number))

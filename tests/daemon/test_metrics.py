@@ -197,9 +197,10 @@ def test_an_unhealthy_daemon_has_metrics_too(lab):
     assert daemon.process.wait(60) == 0
 
 
-def test_the_process_is_as_the_kernel_has_it(busy):
+def test_the_process_is_as_the_kernel_has_it(busy, lab):
+    busy.wait_hooks_read()
+    assert lab.wait(lambda: scrape(busy).value("process_threads") == len(busy.threads()))
     found = scrape(busy)
-    assert found.value("process_threads") == len(busy.threads())
     status = dict(re.findall(r"^(\w+):\s+(\d+) kB$", Path(f"/proc/{busy.pid}/status").read_text(), re.MULTILINE))
     assert abs(found.value("process_resident_memory_bytes") / 1024 - int(status["VmRSS"])) < 20_000
     assert found.value("process_virtual_memory_bytes") / 1024 > found.value("process_resident_memory_bytes") / 1024

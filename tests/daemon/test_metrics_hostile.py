@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """/metrics and its neighbours before clients that ask oddly, too often, or all at once."""
 import contextlib
-import time
 
 import pytest
 
@@ -18,6 +17,7 @@ def daemon(lab):
     daemon = lab.start("--udpthreads", "1", "--tunthreads", "1")
     lab.endpoint().send(packets.udp(CLIENT[0], SERVER[0], 1, 2))
     assert lab.wait(lambda: lab.balancer.counters.returned == 1)
+    daemon.wait_hooks_read()
     return daemon
 
 
@@ -87,7 +87,7 @@ def test_a_thousand_clients_in_all_forms(daemon):
     paths = ["/metrics", "/json", "/text", "/"]
     for wave in range(5):
         with contextlib.ExitStack() as clients:
-            asked = [clients.enter_context(daemon.connect(20)) for _ in range(200)]
+            asked = [clients.enter_context(daemon.connect()) for _ in range(200)]
             for number, client in enumerate(asked):
                 client.sendall(f"GET {paths[number % len(paths)]} HTTP/1.1\r\n\r\n".encode())
             answers = [read(client) for client in asked]
@@ -100,13 +100,11 @@ def test_clients_that_ask_and_leave_or_do_not_read(daemon):
     threads = daemon.threads_but_tunnels()
     with contextlib.ExitStack() as clients:
         for number in range(web.CONNECTIONS + 50):
-            client = daemon.connect(20)
+            client = daemon.connect()
             client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             if number % 2:
                 client.close()
             else:
                 clients.enter_context(client)
-        begin = time.monotonic()
         assert scrape(daemon).value("gwlbtun_up") == 1
-        assert time.monotonic() - begin < 5
         assert daemon.threads_but_tunnels() == threads

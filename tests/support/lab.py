@@ -31,6 +31,9 @@ SERVER = "10.0.2.2", "2001:db8:2::2"
 ENI = 0x0123456789AB0000
 HEALTH_PORT = 8080
 
+# Each core has a queue of its own at the end of a veth pair, so what is sent on two may change places, as on no wire.
+ONE_WIRE = "echo 1 > /sys/class/net/eth0/queues/rx-0/rps_cpus"
+
 # tc sends all that appears on gwi out of gwo, which hands it to gwlbtun again.
 PASSTHROUGH = """#!/bin/sh -e
 [ "$1" = CREATE ] || exit 0
@@ -162,6 +165,25 @@ class Daemon:
         """The same without T threads, each of which starts when its endpoint has work for it."""
         return {number: name for number, name in self.threads().items() if not re.search(r" T\d+$", name)}
 
+    def wait_hooks_read(self, timeout: float = 60) -> None:
+        """Returns when no thread reads what a hook prints: these may end a little after the hook, and what it has made."""
+        end = time.monotonic() + timeout
+        while "gwlbtun Hook" in self.threads().values():
+            assert time.monotonic() < end, "what a hook prints is read without end"
+            time.sleep(0.01)
+
+    def wait_patrolled(self, timeout: float = 60) -> None:
+        """Returns when the patrol, which makes notes, has seen what is so now: it sleeps once or twice before it looks."""
+        thread, = (number for number, name in self.threads().items() if name == "gwlbtun Patrol")
+
+        def naps() -> int:
+            status = Path(f"/proc/{self.pid}/task/{thread}/status").read_text()
+            return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE).group(1))
+        before, end = naps(), time.monotonic() + timeout
+        while naps() < before + 4:
+            assert time.monotonic() < end, "the patrol stands still"
+            time.sleep(0.1)
+
     def memory(self) -> int:
         """Its resident memory, in bytes."""
         status = Path(f"/proc/{self.pid}/status").read_text()
@@ -270,6 +292,11 @@ class Lab:
         for packet in sent:
             endpoint.send(packet)
         return self.wait(lambda: len(endpoint.received) >= due)
+
+    def one_wire(self) -> None:
+        """What is sent between balancer and appliance keeps its order."""
+        for side in self.outside, self.appliance:
+            side.run("sh", "-c", ONE_WIRE)
 
     def wait(self, condition: Callable[[], bool], timeout: float = 60) -> bool:
         return self.balancer.wait(condition, timeout)
