@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """Notes: what has changed so that packets do not come back is told in health and in the log, and health stays 200."""
 import itertools
-import time
 
 import pytest
 
@@ -27,7 +26,7 @@ def up(lab, daemon, *endpoints):
         before = len(endpoint.received)
         endpoint.send(udp())
         assert lab.wait(lambda: len(endpoint.received) > before)
-    time.sleep(2)
+    daemon.wait_patrolled()
     assert notes(daemon) == []
 
 
@@ -125,7 +124,7 @@ def test_what_was_so_before_is_no_change(lab):
     lab.appliance.run("iptables-nft", "-P", "FORWARD", "ACCEPT")
     lab.appliance.run("iptables-nft", "-P", "FORWARD", "DROP")  # as a firewall does that is loaded anew
     lab.appliance.run("nft", f"add table inet gwlbtun-x; add chain inet gwlbtun-x forwards {{ {DROP} }}")  # a hook's own
-    time.sleep(2)
+    daemon.wait_patrolled()
     assert notes(daemon) == []
     come_and_go(lab, daemon, setting(lab.appliance, f"net.ipv4.conf.{endpoint.gwi}.rp_filter", 0, 1))
 
@@ -150,7 +149,7 @@ def test_an_endpoint_that_returns_nothing_any_more(lab):
     silent.send(udp())
     with traffic(*endpoints):
         assert lab.wait(lambda: all(endpoint.received for endpoint in (*endpoints, silent)))
-        time.sleep(2)
+        daemon.wait_patrolled()
         assert notes(daemon) == []
         for endpoint in first, second:
             lab.appliance.run("tc", "filter", "del", "dev", endpoint.gwi, "ingress")

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """Notes: chains of iptables-legacy, rules that let packets pass all the same, and what a restart in place leaves of notes."""
 import signal
-import time
 
 import pytest
 
@@ -63,10 +62,10 @@ def test_a_note_outlasts_a_restart_in_place_and_its_command_ends_it(lab):
     endpoint = lab.endpoint(ENI, Forwarded())
     endpoint.send(packets.udp(CLIENT[0], SERVER[0], 1, 2, b""))
     assert lab.wait(lambda: endpoint.received)
-    time.sleep(2)  # until the patrol has seen that it is up
+    daemon.wait_patrolled()  # so that it knows that the endpoint is up
     for program in "iptables-legacy", "ip6tables-legacy", "iptables-nft":
         lab.appliance.run(program, "-P", "FORWARD", "DROP")
-    assert lab.wait(lambda: len(notes(daemon)) == 3, 30)
+    assert lab.wait(lambda: len(notes(daemon)) == 3)
     before, told = notes(daemon), daemon.log().count(" has become drop: ")
     assert sorted(note.split(" has become drop: ")[0] for note in before) == [
         f"the policy of the chain {chain}" for chain in
@@ -76,7 +75,7 @@ def test_a_note_outlasts_a_restart_in_place_and_its_command_ends_it(lab):
     assert sorted(notes(daemon)) == sorted(before)
     for note in before:
         lab.appliance.run("sh", "-c", note.split("`")[1])
-    assert lab.wait(lambda: notes(daemon) == [], 30)
+    assert lab.wait(lambda: notes(daemon) == [])
     assert lab.wait(lambda: "No longer so: the policy of the chain" in daemon.log())
     assert daemon.log().count(" has become drop: ") == told
     passed = len(endpoint.received)

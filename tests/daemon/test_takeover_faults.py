@@ -159,11 +159,14 @@ def test_a_dist_file_that_becomes_garbage_after_its_rehearsal(lab, tmp_path, one
     count = len(restartable.told())
     restartable.hang_up()
     assert lab.wait(lambda: child.read_text().split())
+    rehearsal = int(child.read_text().split()[0])
+    os.kill(rehearsal, signal.SIGSTOP)
     if how == "replaced":
         (tmp_path / "garbage").write_text("#!/usr/bin/env python3\nraise SystemExit(9)\n")
         os.replace(tmp_path / "garbage", mine)
     else:
         mine.write_bytes(mine.read_bytes()[:2000])
+    os.kill(rehearsal, signal.SIGCONT)
     assert lab.wait(lambda: len(restartable.told()) > count), restartable.daemon.log()
     assert restartable.daemon.process.poll() is None
     assert restartable.told()[-1].startswith("not now"), restartable.told()
@@ -196,7 +199,7 @@ def test_a_note_outlives_the_program_that_made_it(lab, tmp_path):
     restartable = Restartable(lab, tmp_path)
     lab.route()
     restartable.exchange()
-    time.sleep(2)
+    restartable.daemon.wait_patrolled()
     assert restartable.daemon.health()["notes"] == []
     lab.appliance.sysctl("net.ipv4.ip_forward", 0)
     assert lab.wait(lambda: restartable.daemon.health()["notes"])
