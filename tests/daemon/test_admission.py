@@ -60,6 +60,7 @@ def test_a_flood_of_invented_ids_holds_up_nobody(lab, play, count, rate):
     assert lab.wait(lambda: accounted(daemon) == daemon.health()["totals"]["pktsFromGwlb"] == count + 4500)
     assert daemon.health()["udp"]["UDPPacketReceiver"]["socketDrops"] == 0
     assert len(daemon.health()["enis"]) <= 100
+    assert lab.wait(lambda: lab.balancer.counters.returned == daemon.health()["totals"]["pktsToGwlb"] - 4500)
     del lab.balancer.violations[:]  # what the forged endpoints returned
 
 
@@ -77,11 +78,13 @@ def test_an_invented_endpoint_costs_little(lab):
     assert len(daemon.threads()) - threads <= 40 * 2 + 6  # one of each interface; before, 64
     assert (daemon.memory() - memory) / 40 < 1 << 20    # bytes; before, 12 MB
     assert all(eni["tunnelIn"]["queues"] == 32 for eni in daemon.health()["enis"])
+    assert lab.wait(lambda: len(lab.balancer.violations) == 40)
     del lab.balancer.violations[:]
 
 
 def test_a_forged_endpoint_makes_room_for_a_genuine_one(lab):
     daemon = lab.start("--max-endpoints", 8)
+    lab.one_wire()
     draw = random.Random(7)
     for _ in range(8):
         lab.balancer.inject(forged(draw))
@@ -116,6 +119,7 @@ def test_endpoints_that_carry_traffic_make_room_for_nobody(lab):
 def test_packets_that_wait_come_before_those_that_come_later(lab):
     """In order, over many endpoints that come up while their packets go on coming."""
     lab.start()
+    lab.one_wire()
     endpoints = [lab.endpoint(ENI + number) for number in range(20)]
     for number in range(100):
         for endpoint in endpoints:

@@ -37,6 +37,7 @@ def run(lab, eni, offload):
     """What comes back of random streams that the daemon finds waiting, some at a time; and how many went in one write."""
     rng = random.Random(11)
     daemon = lab.start("--offload", offload, "--udpthreads", 1, "--tunthreads", 1)
+    lab.one_wire()
     endpoint = lab.endpoint(eni, AsLongAsIpSays())
     endpoint.send(packets.udp(CLIENT[0], SERVER[0], 1, 2, b"first"))
     assert lab.wait(lambda: endpoint.received)
@@ -72,6 +73,7 @@ def test_what_goes_out_with_offloads_is_what_goes_out_without(lab):
 @pytest.mark.parametrize("version", [4, 6])
 def test_fragments_keep_their_place_among_the_packets_of_their_flow(lab, offload, version):
     daemon = lab.start("--offload", offload, "--udpthreads", 1, "--tunthreads", 1)
+    lab.one_wire()
     endpoint = lab.endpoint()
     ends = CLIENT[version == 6], SERVER[version == 6]
     whole = [packets.udp(*ends, 5000, 53, bytes([number]) * 100) for number in range(4)]
@@ -90,6 +92,7 @@ def test_fragments_keep_their_place_among_the_packets_of_their_flow(lab, offload
 def test_one_flow_in_several_datagrams_and_geneve_headers(lab):
     """The cookie changes within a batch: each packet goes back under the newest header there is, and none is lost."""
     daemon = lab.start("--udpthreads", 1, "--tunthreads", 1)
+    lab.one_wire()
     endpoint = lab.endpoint()
     sent = [packets.udp(CLIENT[0], SERVER[0], 7, 8, bytes([number]) * 200) for number in range(40)]
     send_all(lab, endpoint, sent[:1])
