@@ -38,8 +38,15 @@ def carry(lab, endpoint, sent):
     assert lab.wait(lambda: len(endpoint.received) == len(sent))
 
 
+def up(lab, *arguments):
+    """A daemon whose endpoint has come up, so that no flow waits for that."""
+    daemon = lab.start("--endpoint", f"vpce-{ENI:017x}", *arguments)
+    assert lab.wait(lambda: daemon.get()[0] == 200)
+    return daemon
+
+
 def test_all_but_tcp_is_forgotten_after_udp_idle_and_tcp_stays(lab):
-    daemon = lab.start("--udp-idle", "1")
+    daemon = up(lab, "--udp-idle", "3")
     endpoint = lab.endpoint(expectation=gwlb.WellFormed())
     carry(lab, endpoint, of_each_kind(4) + of_each_kind(6))
     assert lab.wait(lambda: sizes(daemon.eni(endpoint)) == [2, 0, 0] * 2)
@@ -47,7 +54,7 @@ def test_all_but_tcp_is_forgotten_after_udp_idle_and_tcp_stays(lab):
     eni = daemon.eni(endpoint)
     assert [eni[cache]["timedOutTotal"] for cache in CACHES] == [0, 3, 2] * 2
     assert [eni[f"v{family}FlowCache"]["timedOutTotal"] for family in (4, 6)] == [5, 5]
-    assert [eni[cache]["idleTimeoutSecs"] for cache in CACHES] == [350, 1, 1] * 2
+    assert [eni[cache]["idleTimeoutSecs"] for cache in CACHES] == [350, 3, 3] * 2
     assert [eni[f"v{family}FlowCache"]["idleTimeoutSecs"] for family in (4, 6)] == [350, 350]
 
     # What comes back from Linux now belongs to a flow, or to none.
@@ -63,13 +70,13 @@ def test_all_but_tcp_is_forgotten_after_udp_idle_and_tcp_stays(lab):
 
 
 def test_tcp_is_forgotten_after_idle_and_all_else_stays(lab):
-    daemon = lab.start("-i", "1")
+    daemon = up(lab, "-i", "3")
     endpoint = lab.endpoint()
     carry(lab, endpoint, of_each_kind(4) + of_each_kind(6))
     assert lab.wait(lambda: sizes(daemon.eni(endpoint)) == [0, 3, 2] * 2)
     eni = daemon.eni(endpoint)
     assert [eni[cache]["timedOutTotal"] for cache in CACHES] == [2, 0, 0] * 2
-    assert [eni[cache]["idleTimeoutSecs"] for cache in CACHES] == [1, 120, 120] * 2
+    assert [eni[cache]["idleTimeoutSecs"] for cache in CACHES] == [3, 120, 120] * 2
 
 
 def test_the_caches_of_a_family_are_the_sums_of_its_kinds(lab):
