@@ -174,7 +174,7 @@ def test_totals_hold_nobody_up_and_lose_nothing_when_an_endpoint_goes_meanwhile(
     def slow_rows(native, side):
         if threading.current_thread().name == "slow" and side == fastpath.GWO:
             reading.set()
-            assert go_on.wait(60)
+            assert go_on.wait(200)
         return [row._replace(packets_in=1 if native._endpoint else 0) for row in rows(native, side)]
     monkeypatch.setattr(fastpath.NativeEndpoint, "rows", slow_rows)
     table.make()
@@ -186,14 +186,14 @@ def test_totals_hold_nobody_up_and_lose_nothing_when_an_endpoint_goes_meanwhile(
     assert reading.wait(60)
     admitted = threading.Thread(target=table.endpoints.admit, args=(ENI + 1,), daemon=True)
     admitted.start()
-    admitted.join(5)
+    admitted.join(60)
     assert not admitted.is_alive()
     stop = threading.Thread(target=table.stop, daemon=True)
     stop.start()
-    stop.join(5)
+    stop.join(60)
     assert not stop.is_alive()
     go_on.set()
-    slow.join(5)
+    slow.join(60)
     assert totals[0]["packets_in"] == 4  # two threads of each interface
     assert table.endpoints.totals()["packets_in"] == 8
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT-0
 """--netns: a network namespace for each endpoint."""
+import contextlib
 import json
 import os
 import signal
@@ -55,8 +56,14 @@ def test_no_thread_stays_behind_in_a_namespace(lab, appliance):
     daemon = lab.start("--netns")
     for number in range(20):
         assert lab.carries(lab.endpoint(ENI + number), PACKET)
-    homes = {os.readlink(task / "ns/net") for task in Path(f"/proc/{daemon.pid}/task").iterdir()}
-    assert homes == {os.readlink(f"/proc/{daemon.pid}/ns/net")}
+
+    def homes():
+        found = set()
+        for task in Path(f"/proc/{daemon.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended
+                found.add(os.readlink(task / "ns/net"))
+        return found
+    assert lab.wait(lambda: homes() == {os.readlink(f"/proc/{daemon.pid}/ns/net")}), homes()
 
 
 def test_rp_filter_stays_off(lab, appliance):

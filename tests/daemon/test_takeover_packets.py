@@ -68,7 +68,7 @@ def test_what_waits_for_a_hook_that_fails_comes_out_once_it_succeeds(lab, tmp_pa
         restartable.restart(options)
         assert restartable.daemon.eni(restartable.endpoint)["queueBytes"] == waiting
     (tmp_path / "go").touch()
-    assert lab.wait(lambda: len(restartable.endpoint.received) == 40, 30), restartable.daemon.log()
+    assert lab.wait(lambda: len(restartable.endpoint.received) == 40), restartable.daemon.log()
     assert sorted(restartable.endpoint.received) == sorted(udp(number) for number in range(40))
     assert restartable.daemon.drops() == {} and counted(restartable)
 

@@ -199,9 +199,9 @@ def connected_ports(daemon):
 
 @pytest.mark.unsanitized(reason="its shim is built by itself, and what it does atomically would be unknown")
 def test_sockets_that_are_idle_are_closed_while_their_thread_sleeps(lab, copy, monkeypatch):
-    """In a copy that takes three seconds for what is a minute otherwise."""
+    """In a copy that takes ten seconds for what is a minute otherwise."""
     shutil.copy(ROOT / "Makefile", copy.parent)
-    subprocess.run(["make", "-sB", "-C", copy.parent, "CFLAGS=-O1 -DGW_WAYS_IDLE_S=3u"], check=True)
+    subprocess.run(["make", "-sB", "-C", copy.parent, "CFLAGS=-O1 -DGW_WAYS_IDLE_S=10u"], check=True)
     monkeypatch.setattr(lab_module, "PROGRAM", copy)
     daemon = start(lab, "--udpthreads", 1, "--tunthreads", 1)
     endpoint = lab.endpoint()

@@ -22,7 +22,7 @@ from gwlbtun import geneve  # noqa: E402
 SOL_UDP, UDP_SEGMENT, UDP_GRO, SO_RCVBUFFORCE = 17, 103, 104, 33
 PORTS = 20_000  # the first outer source port
 BEAT_S = 0.01
-LAST_S = 3.0    # for the last packets to return
+LAST_S = 30.0   # for the last packets to return
 ENDS = "10.0.1.2", "10.0.2.2"
 
 

@@ -24,7 +24,7 @@ from gwlbtun import geneve  # noqa: E402
 PULSE_S = 0.001
 UDP_SEGMENT, DROWN_FLOWS = 103, 60
 SO_RCVBUFFORCE = 33
-LAST_S = 2.0  # for the last packets to return
+LAST_S = 30.0  # for the last packets to return
 
 
 def pulse(eni: int, seconds: float, address: str, appliance: str) -> dict:
