@@ -51,7 +51,7 @@ def test_a_flood_of_one_endpoint_takes_the_others_little(senders):
     flood = play(lab, "drown", LOUD_ENI, 8, LOUD, CORE)
     assert lab.wait(lambda: "Overload:" in daemon.log())
     assert f"{Identity(LOUD_ENI).vpce};" in daemon.log()
-    quiet = play(lab, "pulse", ENI, 4, QUIET)()
+    quiet = play(lab, "faint", ENI, 4, QUIET)()
     sent = flood()["sent"]
     taken = daemon.eni(loud)["tunnelIn"]["pktsOut"]
     assert sent / 1000 < taken < sent / 2  # it was a flood, and had its part
@@ -71,7 +71,7 @@ def test_two_floods_have_the_same_and_a_small_flow_beside_them_has_all(senders):
     floods += [play(lab, "drown", LOUDER_ENI, 10, address, CORE) for address in LOUDER]
     assert lab.wait(lambda: "Overload:" in daemon.log() and daemon.eni(loud) and daemon.eni(louder))
     before = [daemon.eni(endpoint)["tunnelIn"]["pktsOut"] for endpoint in (loud, louder)]
-    quiet = play(lab, "pulse", ENI, 5, QUIET)()
+    quiet = play(lab, "faint", ENI, 5, QUIET)()
     taken = [daemon.eni(endpoint)["tunnelIn"]["pktsOut"] - past for endpoint, past in zip((loud, louder), before)]
     sent = [flood()["sent"] for flood in floods]
     assert taken[0] > sum(taken) / 3, (taken, sent)  # a third as much was sent for it: a quarter of all
@@ -86,7 +86,7 @@ def test_a_flood_that_comes_and_goes_takes_the_others_little(senders):
     assert play(lab, "pulse", ENI, 0.5, QUIET)()["lost"] == 0
     floods = [play(lab, "throb", LOUD_ENI, 10, LOUD, CORE), play(lab, "throb", LOUDER_ENI, 10, LOUDER[0], CORE)]
     assert lab.wait(lambda: "Overload:" in daemon.log())
-    quiet = play(lab, "pulse", ENI, 8, QUIET)()
+    quiet = play(lab, "faint", ENI, 8, QUIET)()
     sent = [flood()["sent"] for flood in floods]
     assert quiet["wrong"] == 0 and quiet["lost"] < quiet["sent"] / 5, (quiet, sent)
     assert daemon.log().count("Overload:") == 1
@@ -100,6 +100,6 @@ def test_invented_eni_ids_without_number_are_one_party(senders):
     assert play(lab, "pulse", ENI, 0.5, QUIET)()["lost"] == 0
     floods = [play(lab, "swarm", number, 8, address, CORE) for number, address in enumerate((LOUD, *LOUDER))]
     assert lab.wait(lambda: "Overload:" in daemon.log())
-    quiet = play(lab, "pulse", ENI, 5, QUIET)()
+    quiet = play(lab, "faint", ENI, 5, QUIET)()
     sent = [flood()["sent"] for flood in floods]
     assert quiet["wrong"] == 0 and quiet["lost"] < quiet["sent"] / 10, (quiet, sent, daemon.log())

@@ -2,6 +2,7 @@
 """Programs that play the load balancer beside the tests' own, each a process so that neither disturbs the other's pace.
 
     traffic.py pulse ENI SECONDS ADDRESS APPLIANCE    a thousand packets a second, each held against what returns
+    traffic.py faint ENI SECONDS ADDRESS APPLIANCE    the same, where some are lost for good
     traffic.py drown ENI SECONDS ADDRESS APPLIANCE    packets of one endpoint, far more than anybody can carry
     traffic.py throb ENI SECONDS ADDRESS APPLIANCE    the same, one second of every two
     traffic.py swarm ENI SECONDS ADDRESS APPLIANCE    as many packets, each of an invented ENI ID
@@ -24,10 +25,11 @@ from gwlbtun import geneve  # noqa: E402
 PULSE_S = 0.001
 UDP_SEGMENT, DROWN_FLOWS = 103, 60
 SO_RCVBUFFORCE = 33
-LAST_S = 30.0  # for the last packets to return
+LAST_S = 30.0       # for the last packets to return,
+LAST_FAINT_S = 2.0  # where some never do
 
 
-def pulse(eni: int, seconds: float, address: str, appliance: str) -> dict:
+def pulse(eni: int, seconds: float, address: str, appliance: str, last_s: float = LAST_S) -> dict:
     """What was sent, lost and wrong, and the longest time that a packet was away, in seconds."""
     header = geneve.gwlb_header(eni, 1, 2, geneve.PROTOCOL_IPV4).pack()
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -46,7 +48,7 @@ def pulse(eni: int, seconds: float, address: str, appliance: str) -> dict:
             sender.sendto(packet, (appliance, geneve.PORT))
             sent += 1
             continue
-        if sent >= seconds / PULSE_S and (not away or now > begin + seconds + LAST_S):
+        if sent >= seconds / PULSE_S and (not away or now > begin + seconds + last_s):
             return {"sent": sent, "lost": len(away), "wrong": wrong, "worst": worst}
         if select.select([receiver], [], [], PULSE_S / 2)[0]:
             packet = receiver.recv(65536)
@@ -55,6 +57,10 @@ def pulse(eni: int, seconds: float, address: str, appliance: str) -> dict:
                 wrong += 1
             else:
                 worst = max(worst, time.monotonic() - left)
+
+
+def faint(eni: int, seconds: float, address: str, appliance: str) -> dict:
+    return pulse(eni, seconds, address, appliance, LAST_FAINT_S)
 
 
 def drown(eni: int, seconds: float, address: str, appliance: str, pauses: bool = False) -> dict:
@@ -118,5 +124,5 @@ def flood(count: int, rate: int, address: str, appliance: str) -> dict:
 
 if __name__ == "__main__":
     program, first, second, *addresses = sys.argv[1:]
-    programs = {"pulse": pulse, "drown": drown, "throb": throb, "swarm": swarm, "flood": flood}
+    programs = {"pulse": pulse, "faint": faint, "drown": drown, "throb": throb, "swarm": swarm, "flood": flood}
     print(json.dumps(programs[program](int(first), float(second), *addresses)))
