@@ -138,7 +138,7 @@ class Daemon:
             if self._started + report["uptimeSecs"] > asked - 0.005:
                 return report
             assert time.monotonic() < asked + 60, "there is no new report"
-            time.sleep(0.005)
+            time.sleep(0.02)
 
     def _report(self) -> dict:
         report = json.loads(self.get()[2])
