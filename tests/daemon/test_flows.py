@@ -244,7 +244,7 @@ def local_address(version):
 @pytest.mark.parametrize("size", [56, 8400, 30000])
 def test_linux_itself_answers_in_one_piece_and_in_fragments(local, version, size):
     daemon, pair = local
-    pair.client.namespace.run("ping", "-c3", "-i0.05", "-W5", f"-s{size}", local_address(version))
+    pair.client.namespace.run("ping", "-c3", "-i0.05", "-W60", f"-s{size}", local_address(version))
     assert daemon.drops() == {}
 
 
@@ -254,7 +254,7 @@ def test_a_download_from_a_service_on_the_appliance(lab, local, version, tmp_pat
     _, pair = local
     content = random.Random(version).randbytes(5_000_000)
     (tmp_path / "file").write_bytes(content)
-    pair.client.namespace.run("ping", "-c1", "-W5", local_address(version))
+    pair.client.namespace.run("ping", "-c1", "-W60", local_address(version))
     server = lab.appliance.start(sys.executable, "-c", SERVE, local_address(version), tmp_path)
     assert server.stdout.readline() == b"ready\n"
     client = pair.client.namespace.start(sys.executable, "-c", DOWNLOAD, f"http://{url_host(local_address(version))}/file")
@@ -267,7 +267,7 @@ def test_a_download_from_a_service_on_the_appliance(lab, local, version, tmp_pat
 @both
 def test_a_port_without_service_on_the_appliance_is_refused(local, version):
     _, pair = local
-    pair.client.namespace.run("ping", "-c1", "-W5", local_address(version))
+    pair.client.namespace.run("ping", "-c1", "-W60", local_address(version))
     for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
         with pair.client.namespace.entered():
             client = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, kind)

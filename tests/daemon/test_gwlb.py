@@ -84,7 +84,7 @@ def one_hop_older(reply):
 def test_hosts_reach_each_other_through_the_balancer(lab, version):
     pair = lab.pair()
     with EchoAppliance(lab.appliance):
-        pair.client.namespace.run("ping", "-c3", "-i0.05", "-W5", pair.server.address(version))
+        pair.client.namespace.run("ping", "-c3", "-i0.05", "-W60", pair.server.address(version))
     assert lab.balancer.counters.sent == lab.balancer.counters.returned == 6
     assert len(pair.endpoint.flows) == 1
     assert lab.balancer.awaited == 0

@@ -43,7 +43,7 @@ def url_host(address):
 def test_ping(lab, version):
     lab.start()
     pair = lab.pair()
-    pair.client.namespace.run("ping", "-c5", "-i0.02", "-W5", pair.server.address(version))
+    pair.client.namespace.run("ping", "-c5", "-i0.02", "-W60", pair.server.address(version))
     assert lab.balancer.counters.sent == lab.balancer.counters.returned == 10
 
 
@@ -217,7 +217,7 @@ def test_padding_after_the_inner_packet_goes_no_further(lab):
 def test_foreign_options_go_along(lab):
     lab.start()
     pair = lab.pair(extra_options=[geneve.Option(0x0167, 1, b"8 bytes!"), geneve.Option(0xFFFF, 0x7F, bytes(124))])
-    pair.client.namespace.run("ping", "-c2", "-i0.02", "-W5", pair.server.ipv4)
+    pair.client.namespace.run("ping", "-c2", "-i0.02", "-W60", pair.server.ipv4)
 
 
 def test_hosts_of_several_endpoints_with_the_same_addresses(lab):
@@ -272,7 +272,7 @@ def routed(lab):
     daemon = lab.start(hook=ROUTE)
     pair = lab.pair(expectation=gwlb.Forwarded())
     for version in 4, 6:  # the first packet makes the endpoint
-        pair.client.namespace.run("ping", "-c1", "-W5", pair.server.address(version))
+        pair.client.namespace.run("ping", "-c1", "-W60", pair.server.address(version))
     return daemon, pair
 
 
@@ -294,7 +294,7 @@ def test_a_sender_learns_the_mtu_of_a_smaller_way_out(lab, routed, version):
     too_big = pair.client.namespace.run("ping", "-c1", "-W5", "-Mdo", f"-s{1401 - overhead}", target, check=False)
     assert too_big.returncode != 0
     assert "1400" in pair.client.namespace.ip(f"-{version}", "route get", target)
-    pair.client.namespace.run("ping", "-c1", "-W5", "-Mdo", f"-s{1400 - overhead}", target)
+    pair.client.namespace.run("ping", "-c1", "-W60", "-Mdo", f"-s{1400 - overhead}", target)
 
 
 @both
@@ -309,7 +309,7 @@ def test_tcp_gets_through_a_smaller_way_out(lab, routed, version):
 @both
 def test_fragments_through_a_router(routed, version):
     _, pair = routed
-    pair.client.namespace.run("ping", "-c2", "-i0.02", "-W5", "-s20000", pair.server.address(version))
+    pair.client.namespace.run("ping", "-c2", "-i0.02", "-W60", "-s20000", pair.server.address(version))
 
 
 @both

@@ -31,9 +31,6 @@ SERVER = "10.0.2.2", "2001:db8:2::2"
 ENI = 0x0123456789AB0000
 HEALTH_PORT = 8080
 
-# Each core has a queue of its own at the end of a veth pair, so what is sent on two may change places, as on no wire.
-ONE_WIRE = "echo 1 > /sys/class/net/eth0/queues/rx-0/rps_cpus"
-
 # tc sends all that appears on gwi out of gwo, which hands it to gwlbtun again.
 PASSTHROUGH = """#!/bin/sh -e
 [ "$1" = CREATE ] || exit 0
@@ -292,11 +289,6 @@ class Lab:
         for packet in sent:
             endpoint.send(packet)
         return self.wait(lambda: len(endpoint.received) >= due)
-
-    def one_wire(self) -> None:
-        """What is sent between balancer and appliance keeps its order."""
-        for side in self.outside, self.appliance:
-            side.run("sh", "-c", ONE_WIRE)
 
     def wait(self, condition: Callable[[], bool], timeout: float = 60) -> bool:
         return self.balancer.wait(condition, timeout)
