@@ -121,7 +121,9 @@ def fetch(series: str, package: str, options: List[str]) -> Kernel:
         subprocess.run(["depmod", "-b", str(tree), release_of(tree)], check=True)
         (tree / "complete").touch()
     release = release_of(tree)
-    return Kernel(series, release, tree / "boot" / f"vmlinuz-{release}", tree / "lib" / "modules")
+    modules = tree / "lib" / "modules"
+    images = tree / "boot" / f"vmlinuz-{release}", modules / release / "vmlinuz"  # the latter since 7.3
+    return Kernel(series, release, next(filter(Path.exists, images), images[0]), modules)
 
 
 def parts_of(package: str, depends: str) -> List[str]:

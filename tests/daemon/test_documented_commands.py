@@ -31,6 +31,7 @@ ELSEWHERE = {
     r"(make && ./)?gwlbtun(\.py)? demo": "test_demo.py runs it",
     r"nft flush ruleset|iptables -I FORWARD .*-o|ip netns( add| exec)?$|tc qdisc add$": "part of a sentence",
     r"tc -s qdisc|ip -s link|ip vrf exec$|ip xfrm policy$|tc qdisc (add dev gwi-\.\.\.|replace$)": "part of a sentence",
+    r"ip rule del iif ": "a line of the hook that test_documented_hook.py runs",
     r"gwlbtun [A-Z]\S*$": "the name of a thread",
     r"gwlbtun @FILE": "test_options_file.py reads such files",
 }
