@@ -36,7 +36,8 @@ static bool queues_through(struct gw_kernel_cycle *cycle, struct gw_kernel_slot 
 static bool advance_in(struct gw_kernel_cycle *cycle, unsigned i, uint64_t now_ns);
 static bool rings_through(struct gw_kernel_cycle *cycle, unsigned i, bool too_long);
 static void close_cycle(struct gw_kernel_cycle *cycle, bool all, uint64_t now_ns);
-static void note_failure(struct gw_kernel_cycle *cycle, struct gw_kernel_slot *slot);
+static bool note_failure(struct gw_kernel_cycle *cycle, struct gw_kernel_slot *slot, unsigned *failures);
+static void look_at_stuck(struct gw_kernel_cycle *cycle);
 
 bool gw_kernel_cycle_begin(struct gw_kernel_cycle *cycle, struct gw_shared *shared, struct gw_kernel_slots *slots,
                            struct gw_kernel_globals *globals, struct gw_kernel_counts *counts, struct gw_fence **fence)
@@ -62,7 +63,9 @@ void gw_kernel_cycle_end(struct gw_kernel_cycle *cycle)
 
 void gw_kernel_cycle_include(struct gw_kernel_cycle *cycle, unsigned receiver)
 {
-	cycle->receiver[receiver].asked = true;
+	/* The programs have no place for more: their packets go up, and only what has changed is told of them. */
+	if (receiver < GW_KERNEL_RECEIVERS)
+		cycle->receiver[receiver].asked = true;
 }
 
 void gw_kernel_cycle_hurry(struct gw_kernel_cycle *cycle, uint64_t now_ns)
@@ -85,6 +88,8 @@ uint64_t gw_kernel_cycle_step(struct gw_kernel_cycle *cycle, uint64_t now_ns)
 
 	if (now_ns < cycle->next_ns)
 		return cycle->next_ns;
+	if (cycle->stuck)
+		look_at_stuck(cycle);
 	if (cycle->state == GW_CYCLE_OVER && now_ns >= cycle->begin_ns)
 		look_for_wanted(cycle, now_ns);
 	else if (cycle->state == GW_CYCLE_GRACE)
@@ -191,7 +196,7 @@ static void close_cycle(struct gw_kernel_cycle *cycle, bool all, uint64_t now_ns
 			slot->failures = 0;
 		} else {
 			slot->carried = true;
-			note_failure(cycle, slot);
+			(void)note_failure(cycle, slot, &slot->failures);
 		}
 		/* What is through counts for nothing as long as others are not. */
 		slot->carried |= slot->fenced && !all;
@@ -204,17 +209,19 @@ static void close_cycle(struct gw_kernel_cycle *cycle, bool all, uint64_t now_ns
 	cycle->pace_ns = cycle->pace_ns < PACE_MOST_NS ? 2 * cycle->pace_ns : PACE_MOST_NS;
 }
 
-/* An endpoint that fails too often gets a new life, and so need not be waited for: what is through concerns no entry of it. */
-static void note_failure(struct gw_kernel_cycle *cycle, struct gw_kernel_slot *slot)
+/* An endpoint that fails too often gets a new life, and so need not be waited for: what is through concerns no entry of it.  True
+ * then.  failures: of its queues, or of one of its rings. */
+static bool note_failure(struct gw_kernel_cycle *cycle, struct gw_kernel_slot *slot, unsigned *failures)
 {
-	if (++slot->failures < FAILURES)
-		return;
+	if (++*failures < FAILURES)
+		return false;
 	gw_kernel_slot_renew(cycle->slots, slot);
 	__atomic_fetch_add(&cycle->counts->resets, 1, __ATOMIC_RELAXED);
-	slot->failures = 0;
+	*failures = 0;
 	slot->fenced = slot->carried = false;
 	for (unsigned i = 0; i < cycle->shared->receivers; i++)
-		slot->ring[i].through = true;
+		slot->ring[i].look.through |= !slot->ring[i].stuck;
+	return true;
 }
 
 /* ---- The way in --------------------------------------------------------------------------------------------------*/
@@ -230,7 +237,8 @@ static bool advance_in(struct gw_kernel_cycle *cycle, unsigned i, uint64_t now_n
 		if (!gw_fence_socket_through(&receiver->socket, receiver->fence))
 			return false;
 		for (unsigned k = 0; k < slots->count; k++)
-			gw_fence_begin_ring(&slots->on[k]->ring[i], &slots->on[k]->endpoint->ring[i]);
+			if (!slots->on[k]->ring[i].stuck)
+				gw_fence_begin_ring(&slots->on[k]->ring[i].look, &slots->on[k]->endpoint->ring[i]);
 		receiver->state = GW_RECEIVER_RINGS;
 		receiver->rings_ns = now_ns;
 	}
@@ -252,11 +260,34 @@ static bool rings_through(struct gw_kernel_cycle *cycle, unsigned i, bool too_lo
 
 	for (unsigned k = 0; k < cycle->slots->count; k++) {
 		struct gw_kernel_slot *slot = cycle->slots->on[k];
-		const bool through = gw_fence_ring_through(&slot->ring[i], &slot->endpoint->ring[i]);
+		struct gw_kernel_ring *ring = &slot->ring[i];
 
-		if (!through && too_long)
-			note_failure(cycle, slot);
-		all &= through;
+		if (ring->stuck)
+			continue;
+		if (gw_fence_ring_through(&ring->look, &slot->endpoint->ring[i])) {
+			ring->failures = 0;
+		} else if (too_long && note_failure(cycle, slot, &ring->failures)) {
+			ring->look.through = false;
+			gw_kernel_slot_stick(slot, ring);
+			cycle->stuck = true;
+		} else {
+			all = false;
+		}
 	}
 	return all;
+}
+
+/* An endpoint whose rings are all through what they were stuck at begins anew. */
+static void look_at_stuck(struct gw_kernel_cycle *cycle)
+{
+	cycle->stuck = false;
+	for (unsigned k = 0; k < cycle->slots->count; k++) {
+		struct gw_kernel_slot *slot = cycle->slots->on[k];
+
+		for (unsigned i = 0; slot->stuck > 0 && i < cycle->shared->receivers; i++)
+			if (slot->ring[i].stuck &&
+			    gw_fence_ring_through(&slot->ring[i].look, &slot->endpoint->ring[i]))
+				gw_kernel_slot_unstick(slot, &slot->ring[i]);
+		cycle->stuck |= slot->stuck > 0;
+	}
 }

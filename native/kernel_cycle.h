@@ -19,7 +19,8 @@
  * With a long queue in the socket that takes longer than a cycle; the receiver then joins the next cycle after it.
  *
  * A thread that does not get through ends a cycle without its number, after some time.  An endpoint where this happens again
- * and again gets a new life: its entries die, and nobody waits for it any more.
+ * and again gets a new life: its entries die, and nobody waits for it any more.  While the records in one of its rings do not move,
+ * none of its flows may take the kernel.
  *
  * The cost goes down where cycles are in vain, as for flows of which some packets always go up: the pause between two grows.
  */
@@ -56,6 +57,7 @@ struct gw_kernel_cycle {
 	struct gw_fence **fence; /* of each receiver */
 	struct gw_kernel_receiver *receiver;
 	enum gw_kernel_cycle_state state;
+	bool stuck; /* some endpoint is */
 	uint64_t t0;
 	uint64_t awaits_ns; /* since when it awaits threads */
 	uint64_t begin_ns;  /* when the next one may begin */

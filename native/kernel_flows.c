@@ -104,6 +104,8 @@ static bool note(struct gw_kernel_flows *flows, int status)
 {
 	if (status == -E2BIG || status == -ENOMEM)
 		COUNT(flows->counts->full);
+	if (status == -E2BIG)
+		flows->crowded = true;
 	else if (status)
 		COUNT(flows->counts->refused);
 	return status == 0;
@@ -192,7 +194,7 @@ bool gw_kernel_flows_sweep(struct gw_kernel_flows *flows, uint64_t now_ns)
 		sweep_entry(flows, &flows->key[i], &flows->flow[i], now_ns);
 	if (status == 0)
 		return true;
-	flows->sweeping = false;
+	flows->sweeping = flows->crowded = false;
 	/* Another error than that there is no more ends it, too: the next one may fare better. */
 	if (status != -ENOENT)
 		return note(flows, status);
@@ -206,13 +208,15 @@ bool gw_kernel_flows_sweep(struct gw_kernel_flows *flows, uint64_t now_ns)
 static void sweep_entry(struct gw_kernel_flows *flows, const struct gw_kernel_key *key, struct gw_kernel_flow *flow,
                         uint64_t now_ns)
 {
+	const unsigned number = GW_KEY_SLOT(key->word[GW_KEY_WORDS - 1]);
+
 	flows->found++;
 	if (is_valid(flows, key, flow)) {
 		gw_kernel_link_use(&flows->links, flow->link, now_ns);
 		return;
 	}
-	/* One whose endpoint is gone has no packets on their way. */
-	if (gw_kernel_slot_of(flows->slots, GW_KEY_SLOT(key->word[GW_KEY_WORDS - 1]), flow->life) != NULL) {
+	/* One whose endpoint is gone has no packets on their way; one of an earlier life of its endpoint may have. */
+	if (flow->life && number < flows->slots->max && flows->slots->by_slot[number]) {
 		kill_entry(flows, key, flow, now_ns);
 	} else if (flow->life || detour_over(flow, now_ns)) {
 		if (note(flows, gw_kernel_map_remove(flows->map, key))) {

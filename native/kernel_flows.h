@@ -46,6 +46,7 @@ struct gw_kernel_flows {
 	bool sweeping;
 	uint32_t position, found, added;
 	uint64_t began_ns, complete_ns;
+	bool crowded; /* the map had no room for a flow since the last one was complete */
 	struct gw_kernel_key key[GW_KERNEL_SLICE];
 	struct gw_kernel_flow flow[GW_KERNEL_SLICE];
 };

@@ -27,10 +27,14 @@
 #define TAKE_MOST 256u
 
 /* How often a sweep begins: as often as it takes this share of a core, but not more often than the first, nor so rarely that
- * flows could seem idle.  The pause between two slices of one. */
+ * flows could seem idle.  How often a slice of one does: at most, and while the map is full. */
 #define SWEEP_NS (1000 * MS)
 #define SWEEP_SHARE 50u
 #define SLICE_NS (12 * MS)
+#define CROWDED_NS (3 * MS)
+
+/* Between two slices of a sweep that another thread does, for K to have a turn. */
+#define TURN_US 200u
 
 /* For how long at a time the programs may work, where they would outlive a process that is killed. */
 #define LEASE_NS (3000 * MS)
@@ -68,6 +72,7 @@ static bool take_requests(struct gw_kernel *kernel, uint64_t now_ns);
 static bool take_of(struct gw_kernel *kernel, unsigned receiver, uint64_t now_ns);
 static void renew_overrun(struct gw_kernel *kernel);
 static uint64_t sweep(struct gw_kernel *kernel, uint64_t now_ns);
+static uint64_t slice_period(const struct gw_kernel *kernel);
 static uint64_t sweep_period(const struct gw_kernel *kernel);
 static void sleep_until(struct gw_kernel *kernel, uint64_t until_ns);
 static bool has_requests(const struct gw_kernel *kernel);
@@ -316,11 +321,13 @@ static void renew_overrun(struct gw_kernel *kernel)
 /* Returns when the next slice is due. */
 static uint64_t sweep(struct gw_kernel *kernel, uint64_t now_ns)
 {
+	if (kernel->flows.crowded && !kernel->flows.sweeping && kernel->slice_ns > kernel->flows.began_ns + SWEEP_NS)
+		kernel->slice_ns = kernel->flows.began_ns + SWEEP_NS;
 	if (now_ns < kernel->slice_ns || (kernel->counts.entries == 0 && !kernel->flows.sweeping))
 		return kernel->slice_ns > now_ns ? kernel->slice_ns : now_ns + SWEEP_NS;
 	(void)gw_kernel_flows_sweep(&kernel->flows, now_ns);
 	kernel->swept_ns += gw_now_ns() - now_ns;
-	kernel->slice_ns = now_ns + SLICE_NS;
+	kernel->slice_ns = now_ns + slice_period(kernel);
 	if (!kernel->flows.sweeping) {
 		if (kernel->slice_ns < kernel->flows.began_ns + sweep_period(kernel))
 			kernel->slice_ns = kernel->flows.began_ns + sweep_period(kernel);
@@ -329,11 +336,21 @@ static uint64_t sweep(struct gw_kernel *kernel, uint64_t now_ns)
 	return kernel->slice_ns;
 }
 
+/* Also a sweep of a large map is through before flows could seem idle. */
+static uint64_t slice_period(const struct gw_kernel *kernel)
+{
+	const uint64_t slices = kernel->counts.entries / GW_KERNEL_SLICE + 1;
+	const uint64_t needed = kernel->flows.crowded ? CROWDED_NS : sweep_tolerance(kernel->handler) / 3 / slices;
+
+	return needed < SLICE_NS ? needed : SLICE_NS;
+}
+
 /* A table that is nearly full drops the flows that seem idle for longest: it needs to know early which are not. */
 static uint64_t sweep_period(const struct gw_kernel *kernel)
 {
 	const uint64_t most = sweep_tolerance(kernel->handler) / 2;
-	const uint64_t wanted = gw_flows_are_many(kernel->flows.flows) ? 0 : kernel->swept_ns * SWEEP_SHARE;
+	const bool at_once = gw_flows_are_many(kernel->flows.flows) || kernel->flows.crowded;
+	const uint64_t wanted = at_once ? 0 : kernel->swept_ns * SWEEP_SHARE;
 	const uint64_t period = wanted < most ? wanted : most;
 
 	return period > SWEEP_NS ? period : SWEEP_NS;
@@ -352,6 +369,8 @@ int gw_kernel_sweep(struct gw_kernel *kernel)
 		if (!swept)
 			works = gw_kernel_flows_sweep(&kernel->flows, gw_now_ns());
 		pthread_mutex_unlock(&kernel->lock);
+		if (!swept)
+			usleep(TURN_US);
 	} while (!swept && works);
 	return works ? 0 : -EIO;
 }

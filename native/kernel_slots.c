@@ -10,6 +10,7 @@
 
 static bool was_left_on(const struct gw_kernel_endpoint *shown, const struct gw_endpoint *endpoint, uint32_t gwi);
 static void set_life(struct gw_kernel_slots *slots, struct gw_kernel_slot *slot);
+static void show_life(struct gw_kernel_slot *slot);
 static void give_life(struct gw_kernel_slots *slots, unsigned number);
 static void free_slot(struct gw_kernel_slot *slot);
 
@@ -78,7 +79,7 @@ int gw_kernel_slot_on(struct gw_kernel_slots *slots, struct gw_endpoint *endpoin
 	}
 	/* A receiver whose rings are being looked at has nothing of it. */
 	for (unsigned i = 0; i < slots->shared->receivers; i++)
-		slot->ring[i].through = true;
+		slot->ring[i].look.through = true;
 	slot->place = slots->count;
 	slots->on[slots->count++] = slots->by_slot[endpoint->slot] = slot;
 	if (was_left_on(shown, endpoint, gwi)) {
@@ -104,7 +105,13 @@ static void set_life(struct gw_kernel_slots *slots, struct gw_kernel_slot *slot)
 {
 	give_life(slots, slot->endpoint->slot);
 	slot->life = slots->life[slot->endpoint->slot];
-	atomic_store(&slot->endpoint->kernel_life, slot->life);
+	show_life(slot);
+}
+
+/* To U threads, which then ask for its flows. */
+static void show_life(struct gw_kernel_slot *slot)
+{
+	atomic_store(&slot->endpoint->kernel_life, slot->stuck ? 0 : slot->life);
 }
 
 /* 0 is no life: it means that there is none. */
@@ -140,4 +147,18 @@ void gw_kernel_slot_off(struct gw_kernel_slots *slots, struct gw_endpoint *endpo
 void gw_kernel_slot_renew(struct gw_kernel_slots *slots, struct gw_kernel_slot *slot)
 {
 	set_life(slots, slot);
+}
+
+void gw_kernel_slot_stick(struct gw_kernel_slot *slot, struct gw_kernel_ring *ring)
+{
+	ring->stuck = true;
+	slot->stuck++;
+	show_life(slot);
+}
+
+void gw_kernel_slot_unstick(struct gw_kernel_slot *slot, struct gw_kernel_ring *ring)
+{
+	ring->stuck = false;
+	slot->stuck--;
+	show_life(slot);
 }

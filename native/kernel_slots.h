@@ -24,6 +24,12 @@
 #include "fence.h"
 #include "shared.h"
 
+struct gw_kernel_ring {
+	struct gw_fence_ring look;
+	unsigned failures; /* looks in a row for too long */
+	bool stuck;        /* nobody waits for it */
+};
+
 struct gw_kernel_slot {
 	struct gw_endpoint *endpoint;
 	uint32_t life;
@@ -32,8 +38,9 @@ struct gw_kernel_slot {
 	bool fenced;  /* this one is about its queues */
 	bool carried; /* and so is the next one */
 	unsigned failures;
+	unsigned stuck;               /* so many of its rings are; no flow may take the kernel while one is */
 	struct gw_fence_queue *queue; /* of each thread of gwi, and then of gwo */
-	struct gw_fence_ring *ring;   /* of each receiver */
+	struct gw_kernel_ring *ring;  /* of each receiver */
 };
 
 struct gw_kernel_slots {
@@ -60,6 +67,10 @@ void gw_kernel_slot_off(struct gw_kernel_slots *slots, struct gw_endpoint *endpo
 
 /* Lets all entries of an endpoint die. */
 void gw_kernel_slot_renew(struct gw_kernel_slots *slots, struct gw_kernel_slot *slot);
+
+/* The records in a ring do not move; they do again. */
+void gw_kernel_slot_stick(struct gw_kernel_slot *slot, struct gw_kernel_ring *ring);
+void gw_kernel_slot_unstick(struct gw_kernel_slot *slot, struct gw_kernel_ring *ring);
 
 /* The threads of both interfaces together, in the order of gw_kernel_slot.queue. */
 static inline unsigned gw_kernel_slot_queues(const struct gw_kernel_slots *slots)

@@ -12,7 +12,7 @@ static struct gw_promote_cell *find(struct gw_promote_set *set, uint32_t tag);
 static struct gw_promote_cell *claim(struct gw_promote *promote, struct gw_promote_set *set, uint32_t now);
 static uint32_t tag_of(uint64_t hash);
 static bool is_stale(const struct gw_promote_cell *cell, uint32_t now);
-static struct gw_promote_request *reserve(struct gw_promote *promote);
+static struct gw_promote_request *reserve(struct gw_promote *promote, uint32_t most);
 static void publish(struct gw_promote *promote, struct gw_promotion *promotion);
 static void wake(struct gw_promotion *promotion);
 
@@ -96,7 +96,7 @@ static struct gw_promote_cell *claim(struct gw_promote *promote, struct gw_promo
 void gw_promote_ask(struct gw_promote *promote, struct gw_promotion *promotion, struct gw_promote_cell *cell,
                     const struct gw_flow_key *key, const struct gw_flow_path *path, uint32_t life)
 {
-	struct gw_promote_request *request = reserve(promote);
+	struct gw_promote_request *request = reserve(promote, GW_PROMOTE_REQUESTS / 4 * 3);
 
 	if (!request) {
 		cell->left = 1;
@@ -113,14 +113,14 @@ void gw_promote_ask(struct gw_promote *promote, struct gw_promotion *promotion, 
 		cell->asked++;
 }
 
-/* NULL: the ring is full. */
-static struct gw_promote_request *reserve(struct gw_promote *promote)
+/* NULL: the ring holds `most` already.  New flows leave room for changes: without it, all flows of an endpoint lose the kernel. */
+static struct gw_promote_request *reserve(struct gw_promote *promote, uint32_t most)
 {
 	const uint32_t head = atomic_load_explicit(&promote->head, memory_order_relaxed);
 
-	if (head - promote->known_tail == GW_PROMOTE_REQUESTS)
+	if (head - promote->known_tail >= most)
 		promote->known_tail = atomic_load_explicit(&promote->tail, memory_order_acquire);
-	if (head - promote->known_tail < GW_PROMOTE_REQUESTS)
+	if (head - promote->known_tail < most)
 		return &promote->request[head % GW_PROMOTE_REQUESTS];
 	atomic_store_explicit(&promote->lost, atomic_load_explicit(&promote->lost, memory_order_relaxed) + 1,
 	                      memory_order_relaxed);
@@ -152,7 +152,7 @@ void gw_promote_change(struct gw_promote *promote, struct gw_promotion *promotio
                        uint32_t life)
 {
 	const unsigned slot = GW_KEY_SLOT(key->word[GW_KEY_WORDS - 1]);
-	struct gw_promote_request *request = reserve(promote);
+	struct gw_promote_request *request = reserve(promote, GW_PROMOTE_REQUESTS);
 
 	__atomic_fetch_add(&promotion->endpoints[slot].changing, 1, __ATOMIC_SEQ_CST);
 	if (!request) {

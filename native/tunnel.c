@@ -126,7 +126,7 @@ static void run(struct gw_tunnel *tunnel)
 bool gw_tunnel_has_idle_sockets(const struct gw_tunnel *tunnel, uint64_t now_ns)
 {
 	return atomic_load_explicit(&tunnel->sockets_open, memory_order_relaxed) &&
-	       gw_get(&tunnel->counters, GW_last_sent_ns) <= now_ns - GW_WAYS_IDLE_S * 1000000000ull;
+	       gw_get(&tunnel->counters, GW_last_sent_ns) + GW_WAYS_IDLE_S * 1000000000ull <= now_ns;
 }
 
 unsigned gw_tunnel_look(struct gw_tunnel *tunnel, int fd, int *receiver)

@@ -36,11 +36,20 @@ def _sockets_are_treated() -> bool:
     return False
 
 
+def _has_a_clock_of_its_own() -> bool:
+    """Whether CLOCK_MONOTONIC, by which threads say what is through, is not what the programs read (time_namespaces(7))."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/timens_offsets", encoding="ascii") as offsets:
+        return any(name == "monotonic" and (int(seconds) or int(rest)) for name, seconds, rest in map(str.split, offsets))
+    return False
+
+
 def look(settings: Settings) -> probe.Finding:
     """Whether the path works here, and is wanted."""
     reason = unwanted(settings)
     if not reason and not traffic.shows_taps():
         reason = "there is no /proc, which tells of packet sockets that would see nothing"
+    if not reason and _has_a_clock_of_its_own():
+        reason = "this process has a time namespace of its own, and the kernel's programs go by another clock"
     if reason:
         return probe.Finding(False, reason, False, False)
     found = probe.probe()

@@ -63,6 +63,7 @@ INLINE void make_head(struct head *head, const struct gw_kernel_flow *flow, cons
 /* A packet of an endpoint's interface, as far as it has been read. */
 struct departure {
 	struct gw_kernel_endpoint *endpoint;
+	uint32_t changing; /* of the endpoint, before the flow was looked up */
 	uint32_t slot;
 	uint32_t side;
 	uint32_t len;
@@ -98,6 +99,17 @@ INLINE int is_unfinished(struct packet *packet, const struct gw_kernel_key *key,
 	return checksum == sum || (checksum == 0 && sum == 0xffff);
 }
 
+/* K lets an entry die, or its endpoint's life end, and then takes back `changing`.  So what is read after that is as K left it.  All
+ * else is found by what depends on this value, so that no processor reads it before. */
+INLINE void look_for_changes(struct departure *departure)
+{
+	uint64_t nothing = departure->changing = *(volatile uint32_t *)&departure->endpoint->changing;
+
+	__asm__ volatile("%0 &= 0" : "+r"(nothing));
+	departure->slot += (uint32_t)nothing;
+	departure->endpoint = (struct gw_kernel_endpoint *)((uint8_t *)departure->endpoint + nothing);
+}
+
 INLINE struct gw_kernel_flow *find_flow(struct packet *packet, struct departure *departure)
 {
 	uint32_t ifindex = packet->ifindex;
@@ -115,6 +127,7 @@ INLINE struct gw_kernel_flow *find_flow(struct packet *packet, struct departure 
 	departure->endpoint = map_lookup(endpoints, &departure->slot);
 	if (!departure->endpoint)
 		return NULL;
+	look_for_changes(departure);
 	if (header == IPV4)
 		known = read_ipv4(packet, GW_LINK, len, departure->slot, &key, &departure->fits);
 	else if (packet->protocol == BE16(ETHERTYPE_IPV6))
@@ -197,7 +210,7 @@ PROGRAM("egress") int gw_egress(struct packet *packet)
 		counts->count[GW_KERNEL_OUT_NO_LINK]++;
 		goto leave;
 	}
-	if (departure.endpoint->changing) {
+	if (departure.changing) {
 		hold(way, departure.endpoint);
 		goto up;
 	}

@@ -33,6 +33,11 @@
 #define ETHERTYPE_IPV6 0x86ddu
 #define PROTOCOL_TCP 6u
 #define PROTOCOL_UDP 17u
+#define HOP_BY_HOP 0u /* IPv6's extension headers (RFC 8200) */
+#define ROUTING 43u
+#define FRAGMENT_HEADER 44u
+#define DESTINATION_OPTIONS 60u
+#define EXTENSIONS 4u    /* of a packet, at most, for its flow to be found */
 #define FRAGMENT 0x3fffu /* more to come, or an offset */
 #define OFFSET 0x1fffu
 #define GENEVE_PORT 6081u
@@ -135,22 +140,48 @@ INLINE int read_ipv4(struct packet *packet, uint32_t offset, uint32_t len, uint3
 	return 1;
 }
 
+/* Finds what is behind extension headers, as far as plain packets of a flow are not to overtake it.  Whether that has ports. */
+INLINE int skip_extensions(struct packet *packet, uint32_t *at, uint8_t *next)
+{
+	uint8_t head[4]; /* the next one; length, or nothing; of a fragment, its offset */
+
+#pragma clang loop unroll(disable)
+	for (unsigned i = 0; i < EXTENSIONS; i++) {
+		if (*next == PROTOCOL_TCP || *next == PROTOCOL_UDP)
+			return 1;
+		if ((*next != HOP_BY_HOP && *next != ROUTING && *next != DESTINATION_OPTIONS &&
+		     *next != FRAGMENT_HEADER) ||
+		    load_bytes(packet, *at, head, sizeof(head)) ||
+		    (*next == FRAGMENT_HEADER && (head[2] | (head[3] & 0xf8))))
+			return 0;
+		*at += *next == FRAGMENT_HEADER ? 8 : (head[1] + 1u) * 8;
+		*next = head[0];
+	}
+	return *next == PROTOCOL_TCP || *next == PROTOCOL_UDP;
+}
+
 /* The same for IPv6. */
 INLINE int read_ipv6(struct packet *packet, uint32_t offset, uint32_t len, uint32_t slot, struct gw_kernel_key *key,
                      int *fits)
 {
 	const uint8_t *data = reach(packet, offset + IPV6 + PORTS);
 	const struct ipv6 *ip;
-	uint32_t ports;
+	uint32_t ports, at = offset + IPV6;
+	uint8_t next;
 	int swap;
 
 	if (!data)
 		return 0;
 	ip = (const struct ipv6 *)(data + offset);
-	if ((ip->next != PROTOCOL_TCP && ip->next != PROTOCOL_UDP) || (data[offset] & 0xf0) != 0x60)
+	if ((data[offset] & 0xf0) != 0x60)
 		return 0;
-	*fits = BE16(ip->length) + IPV6 == len;
-	ports = __builtin_bswap32(*(const uint32_t *)(ip + 1));
+	next = ip->next;
+	*fits = (next == PROTOCOL_TCP || next == PROTOCOL_UDP) && BE16(ip->length) + IPV6 == len;
+	ports = *(const uint32_t *)(ip + 1);
+	if (next != PROTOCOL_TCP && next != PROTOCOL_UDP &&
+	    (!skip_extensions(packet, &at, &next) || load_bytes(packet, at, &ports, sizeof(ports))))
+		return 0;
+	ports = __builtin_bswap32(ports);
 	if (ip->source[0] != ip->destination[0])
 		swap = __builtin_bswap64(ip->source[0]) > __builtin_bswap64(ip->destination[0]);
 	else if (ip->source[1] != ip->destination[1])
@@ -161,7 +192,7 @@ INLINE int read_ipv6(struct packet *packet, uint32_t offset, uint32_t len, uint3
 	key->word[1] = swap ? ip->destination[1] : ip->source[1];
 	key->word[2] = swap ? ip->source[0] : ip->destination[0];
 	key->word[3] = swap ? ip->source[1] : ip->destination[1];
-	key->word[4] = KEY_WORD(low_word(ports, swap), ip->next, 6, slot);
+	key->word[4] = KEY_WORD(low_word(ports, swap), next, 6, slot);
 	return 1;
 }
 

@@ -2,6 +2,7 @@
 """Programs come and go at interfaces, and other people's filters stay."""
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -203,6 +204,6 @@ def test_probe_leaves_nothing_open():
 def test_refusal_tells_what_the_verifier_says():
     with pytest.raises(bpf.Refused) as refusal:
         bpf.program_load(bytes.fromhex("9500000000000000"), "bad")
-    assert "R0 !read_ok" in str(refusal.value)
+    assert re.search("R0 !read_ok|R0 is not readable", str(refusal.value))  # the latter since 7.3
     with contextlib.suppress(OSError):
         os.close(bpf.program_load(bytes.fromhex("b7000000000000009500000000000000"), "good"))

@@ -35,11 +35,12 @@ def wait_for(condition, what="it did not happen", timeout=60):
 class Stand:
     """A handler with one receiver that runs, one endpoint that is on, and K."""
 
-    def __init__(self, flows=64, idle_s=120):
+    def __init__(self, flows=64, idle_s=120, number=0):
+        """number: of the receiver that runs."""
         self.shim = fastpath.Shim()
         self.library = self.shim.library
         self.maps = Maps(flows, 4)
-        self.handler = fastpath.Handler(self.shim, 1, 1, 4, 4096, idle_s, idle_s, 0)
+        self.handler = fastpath.Handler(self.shim, number + 1, 1, 4, 4096, idle_s, idle_s, 0)
         self.rung, self.bell = os.pipe2(os.O_NONBLOCK)
         setup = KernelSetup(ctypes.addressof(self.maps.endpoints), ctypes.addressof(self.maps.links),
                             ctypes.addressof(self.maps.globals), self.maps.fd["flows"], self.bell, 10**10)
@@ -47,20 +48,20 @@ class Stand:
         assert self.kernel
         self.endpoint = self.handler.endpoint(ENI)
         self.pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
-        self.switch(True)
+        self.switch(self.endpoint)
         self.work = threading.Thread(target=self.library.gw_kernel_work, args=(self.kernel,))
         self.work.start()
         self.socket, self.sender = udp_sockets()
-        self.receiver = Receiver(0, Place("U", 0, None), self.handler, self.socket, mock.Mock())
+        self.receiver = Receiver(number, Place("U", number, None), self.handler, self.socket, mock.Mock())
         self.receiver.worker.start()
         wait_for(lambda: self.maps.globals.on)
 
-    def switch(self, on):
+    def switch(self, endpoint, on=True):
         if on:
             queues = (ctypes.c_int * 2)(*(pair[0].fileno() for pair in self.pairs))
-            assert self.library.gw_kernel_endpoint_on(self.kernel, self.endpoint._endpoint, GWI_INDEX, queues, 500) == 0
+            assert self.library.gw_kernel_endpoint_on(self.kernel, endpoint._endpoint, GWI_INDEX, queues, 500) == 0
         else:
-            self.library.gw_kernel_endpoint_off(self.kernel, self.endpoint._endpoint)
+            self.library.gw_kernel_endpoint_off(self.kernel, endpoint._endpoint)
 
     @property
     def counts(self):
@@ -93,7 +94,7 @@ class Stand:
         self.handler.stop()
         self.receiver.wake()
         self.receiver.worker.join()
-        self.switch(False)
+        self.switch(self.endpoint, False)
         self.library.gw_kernel_stop(self.kernel)
         self.work.join()
         assert self.maps.globals.on == 0
@@ -283,15 +284,63 @@ def test_entries_of_an_endpoint_that_is_switched_off_are_dead_at_once_and_swept_
     stand.send(9, 4)
     wait_for(lambda: stand.entries())
     life = stand.entry()[1].life
-    stand.switch(False)
+    stand.switch(stand.endpoint, False)
     endpoint = stand.maps.endpoints[0]
     assert endpoint.on == 0 and endpoint.life != life
-    stand.switch(True)
+    stand.switch(stand.endpoint)
     assert endpoint.on == 1 and endpoint.life != life
     wait_for(lambda: not stand.entries())
     stand.send(9, 4)  # counted anew
     wait_for(lambda: stand.entries())
     assert stand.entry()[1].life == endpoint.life
+
+
+def test_an_endpoint_whose_ring_does_not_move_holds_up_no_other_and_begins_anew_when_it_does(stand):
+    other = stand.handler.endpoint(ENI + 1)
+    other.open()
+    stand.switch(other)
+    own, others = (stand.maps.endpoints[endpoint.slot()] for endpoint in (stand.endpoint, other))
+    stand.send(9, 4)  # nobody takes what lies in its ring
+    wait_for(lambda: stand.entries())
+    life = own.life
+
+    def others_are_through():
+        others.wanted = 1
+        return stand.maps.globals.done_in_ns[0]
+    wait_for(others_are_through)
+    assert own.life != life and stand.counts.resets == 1
+    done = stand.maps.globals.done_in_ns[0]
+    stand.send(10, 50)
+    for _ in range(3):  # and this does not end
+        before = stand.counts.fences
+        wait_for(lambda: others_are_through() > done and stand.counts.fences > before + 20)
+    assert not any(flow.life == own.life for flow in stand.entries().values()) and stand.counts.resets == 1
+    stand.endpoint.open()
+    stand.endpoint.stop()
+    stand.pairs[0][0].setblocking(False)
+    stand.endpoint.run(fastpath.GWI, 0, stand.pairs[0][0].fileno())  # a T thread, until the ring is empty
+    stand.endpoint.close()
+    wait_for(lambda: stand.send(10) or any(flow.life == own.life for flow in stand.entries().values()))
+    stand.switch(other, False)
+    other.stop()
+    other.unpublish()
+    other.forget()
+    other.free()
+
+
+@pytest.mark.parametrize("stand", [{"number": layout.RECEIVERS}], indirect=True)
+def test_flows_of_more_receivers_than_the_programs_know_do_not_take_the_kernel(stand):
+    cpus = stand.maps.globals.cpus
+    for cookie in range(COOKIE, COOKIE + 20):
+        stand.send(9, 5, cookie=cookie)
+    wait_for(lambda: stand.counts.requests > 0)  # of changes
+    before = stand.counts.fences
+    for _ in range(20):
+        stand.maps.endpoints[0].wanted = 1
+        wait_for(lambda: stand.counts.fences > before)
+        before = stand.counts.fences
+    assert stand.entries() == {} and stand.maps.globals.cpus == cpus and stand.maps.globals.lease_ns == 0
+    assert stand.maps.endpoints[0].changing == 0
 
 
 @pytest.mark.parametrize("stand", [{"flows": 2}], indirect=True)

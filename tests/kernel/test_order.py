@@ -16,6 +16,7 @@ ROUNDS = 100  # at most: on a busy machine fewer flows come back in each
 PAUSE_S = 0.3  # longer than what keeps a way from the kernel after it has left (GW_KERNEL_DETOUR_NS, twice)
 APART_S = 0.03
 OPTIONS = bytes([1, 1, 1, 0])  # of IPv4: they do nothing
+NOTHING = bytes([0, 0, 1, 4, 0, 0, 0, 0])  # options of IPv6: padding
 
 
 class Numbered:
@@ -58,9 +59,10 @@ class Numbered:
 
 
 def a_packet_that_does_not_fit(numbered, flow):
-    """Of IPv6 there is none that would belong to the flow: that goes on."""
     if flow % 2 == 0:
         numbered.send(flow, options=OPTIONS)
+    else:
+        numbered.send(flow, extensions=((packets.HOP_BY_HOP, NOTHING),))
 
 
 def another_header(numbered, flow):

@@ -129,6 +129,9 @@ UNFIT = {
     "later fragment": packets.fragments("10.0.1.2", "10.0.2.2", packets.UDP, packet()[20:] + bytes(40), 24, 5)[1],
     "IPv6 fragment": packets.fragments("2001:db8:1::2", "2001:db8:2::2", packets.UDP, packet(6)[40:] + bytes(40), 24, 5)[0],
     "hop by hop": packets.udp("2001:db8:1::2", "2001:db8:2::2", 40000, 443, extensions=((packets.HOP_BY_HOP, bytes(8)),)),
+    "several extension headers": packets.udp("2001:db8:1::2", "2001:db8:2::2", 40000, 443, extensions=(
+        (packets.HOP_BY_HOP, bytes(8)), (packets.DESTINATION, bytes([0, 1]) + bytes(14)), (packets.ROUTING, bytes(8)),
+        (packets.FRAGMENT, bytes(8)))),
     "GRE": packets.ip("10.0.1.2", "10.0.2.2", 47, bytes(20)),
     "UDP without ports": packets.ip("10.0.1.2", "10.0.2.2", 17, b"\1\2\3"),
     "IPv6 UDP without ports": packets.ip("2001:db8:1::2", "2001:db8:2::2", 17, b"\1\2\3"),
@@ -146,12 +149,26 @@ def test_inner_packets(world, inner):
     assert (verdict, left) == (UP, inner)
 
 
-@pytest.mark.parametrize("name", ["IPv4 options", "first fragment"])
-def test_what_goes_up_of_a_flow_takes_its_way_along(world, name):
-    world.add(packet())
-    world.run_in(frame(UNFIT[name]))
+@pytest.mark.parametrize("version, name", [
+    (4, "IPv4 options"), (4, "first fragment"), (6, "IPv6 fragment"), (6, "hop by hop"), (6, "several extension headers")])
+def test_what_goes_up_of_a_flow_takes_its_way_along(world, version, name):
+    known, header_of_it = packet(version), header(version)
+    world.add(known)
+    world.run_in(frame(UNFIT[name], header_of_it))
     world.run_out(UNFIT[name])
-    assert [way.kernel for way in world.maps.flow(key(packet())).way] == [0, 0]
+    assert [way.kernel for way in world.maps.flow(key(known)).way] == [0, 0]
+
+
+@pytest.mark.parametrize("extensions", [
+    ((packets.HOP_BY_HOP, bytes([0, 255]) + bytes(6)),), ((packets.HOP_BY_HOP, bytes(8)),) * 5,
+    ((packets.FRAGMENT, b"\0\0\0\x0b" + bytes(4)),), ((packets.AUTHENTICATION, bytes([0, 2]) + bytes(14)),)],
+    ids=["longer than the packet", "more than are looked at", "a later fragment", "AH"])
+def test_extension_headers_behind_which_no_flow_is_found(world, extensions):
+    world.add(packet(6))
+    inner = packets.udp("2001:db8:1::2", "2001:db8:2::2", 40000, 443, bytes(100), extensions=extensions)
+    goes_up(world, frame(inner))
+    assert world.run_out(inner) == (UP, inner)
+    assert [way.kernel for way in world.maps.flow(key(packet(6))).way] == [1, 1]
 
 
 @pytest.mark.parametrize("version, protocol", [(4, packets.TCP), (4, packets.UDP), (6, packets.TCP), (6, packets.UDP)])
