@@ -85,6 +85,15 @@ class Stand:
         (key, flow), = self.entries().items()
         return key, flow
 
+    def write_out(self):
+        """As a T thread does that is told to end: until the ring is empty."""
+        device = self.pairs[0][0]
+        device.setblocking(False)
+        self.endpoint.open()
+        self.endpoint.stop()
+        self.endpoint.run(fastpath.GWI, 0, device.fileno())
+        self.endpoint.close()
+
     def sweep(self, meanwhile=lambda: None):
         """Until one that began later is over."""
         before = self.counts.sweeps
@@ -315,11 +324,7 @@ def test_an_endpoint_whose_ring_does_not_move_holds_up_no_other_and_begins_anew_
         before = stand.counts.fences
         wait_for(lambda: others_are_through() > done and stand.counts.fences > before + 20)
     assert not any(flow.life == own.life for flow in stand.entries().values()) and stand.counts.resets == 1
-    stand.endpoint.open()
-    stand.endpoint.stop()
-    stand.pairs[0][0].setblocking(False)
-    stand.endpoint.run(fastpath.GWI, 0, stand.pairs[0][0].fileno())  # a T thread, until the ring is empty
-    stand.endpoint.close()
+    stand.write_out()
     wait_for(lambda: stand.send(10) or any(flow.life == own.life for flow in stand.entries().values()))
     stand.switch(other, False)
     other.stop()
@@ -332,15 +337,14 @@ def test_an_endpoint_whose_ring_does_not_move_holds_up_no_other_and_begins_anew_
 def test_flows_of_more_receivers_than_the_programs_know_do_not_take_the_kernel(stand):
     cpus = stand.maps.globals.cpus
     for cookie in range(COOKIE, COOKIE + 20):
-        stand.send(9, 5, cookie=cookie)
-    wait_for(lambda: stand.counts.requests > 0)  # of changes
-    before = stand.counts.fences
-    for _ in range(20):
+        before = stand.counts.fences
         stand.maps.endpoints[0].wanted = 1
         wait_for(lambda: stand.counts.fences > before)
-        before = stand.counts.fences
+        stand.send(9, 5, cookie=cookie)
+        stand.write_out()
+    assert stand.counts.requests > 0  # of changes
     assert stand.entries() == {} and stand.maps.globals.cpus == cpus and stand.maps.globals.lease_ns == 0
-    assert stand.maps.endpoints[0].changing == 0
+    wait_for(lambda: stand.maps.endpoints[0].changing == 0)
 
 
 @pytest.mark.parametrize("stand", [{"flows": 2}], indirect=True)
