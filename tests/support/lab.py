@@ -305,10 +305,13 @@ class Lab:
     def one_wire(self) -> None:
         """Makes the link keep the order of packets.
 
-        Each core has a queue of its own at the end of a veth pair, so what is sent on two may change places, as on no wire.
+        Each core has a queue of its own at the end of a veth pair, so what is sent on two may change places, as on no wire. And
+        when Linux has found a neighbour, what it sends then may overtake what has waited for that: now they are known.
         """
         for side in self.outside, self.appliance:
             side.run("sh", "-c", "echo 1 > /sys/class/net/eth0/queues/rx-0/rps_cpus")
+        for address in BALANCER:
+            self.appliance.run("ping", "-c1", "-W60", address)
 
     def endpoint(self, eni: int = ENI, expectation: Optional[gwlb.Identical] = None, extra_options=()) -> gwlb.Endpoint:
         return self.balancer.endpoint(eni, expectation, extra_options)
