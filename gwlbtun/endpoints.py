@@ -158,10 +158,15 @@ class Endpoints:
         with self._lock:
             if victim.leaving.is_set() or self._kept:
                 return None
-            victim.native.unpublish()
-            victim.leaving.set()
+            self._let_go(victim)
         victim.advance()
         return victim
+
+    @staticmethod
+    def _let_go(endpoint: Endpoint) -> None:
+        """Under the lock; advance() comes after it."""
+        endpoint.native.unpublish()
+        endpoint.leaving.set()
 
     def _retire(self, endpoint: Endpoint, then_ns: int) -> None:
         with self._lock:
@@ -249,8 +254,7 @@ class Endpoints:
 
     def _expel(self, endpoint: Endpoint) -> None:
         with self._lock:
-            endpoint.native.unpublish()
-            endpoint.leaving.set()
+            self._let_go(endpoint)
         self._log.important(CORE, f"--allow-endpoint does not name {endpoint.identity} any more: gwlbtun destroys "
                                   f"{endpoint.identity.interfaces}.")
 
@@ -259,8 +263,7 @@ class Endpoints:
         with self._lock:
             leaving = list(self._unburied)
             for endpoint in leaving:
-                endpoint.native.unpublish()
-                endpoint.leaving.set()
+                self._let_go(endpoint)
         for endpoint in leaving:
             endpoint.advance()
         with self._changed:
